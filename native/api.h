@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* The face of the core towards Python (and towards esapi.c): context first, handles for everything,
+ * 0 or a count or -errno as result.  Only exsi_eq_wait may block, and it alone runs without any lock
+ * of the caller.  Every call may come from any thread.
+ *
+ * A post (exsi_send, exsi_recv, exsi_connect ...) returns
+ *     0          accepted: exactly one event with this cookie will come to the queue,
+ *     1          accepted and already over: the event stands in out->event and in no queue
+ *                (only if out is given),
+ *     -errno     refused: no event, nothing happened, buffers are the caller's.
+ * From acceptance until its event was dequeued (or returned as 1) the buffer is the library's.
+ *
+ * exs.cdef.h is what Python sees of this; a test compares the two. */
+#ifndef EXSI_API_H
+#define EXSI_API_H
+
+#include "core/eq.h"
+
+typedef struct exsi_ctx exsi_ctx;
+typedef struct exsi_event exsi_event;
+
+typedef struct {
+    exsi_event event;    /* valid when the post returned 1 */
+    uint64_t op;         /* handle for exsi_cancel; valid when it returned 0 */
+    uint32_t pending;    /* events that now lie in the queue: drain, no signal was sent for them */
+} exsi_posted;
+
+/* --- context and groups ----------------------------------------------------------------------- */
+int exsi_open(exsi_ctx **out);
+void exsi_close(exsi_ctx *ctx);
+int exsi_forked(exsi_ctx *ctx);                           /* 1 in a forked child */
+int exsi_group_new(exsi_ctx *ctx, int threaded, uint64_t *group); /* threaded: the one such group */
+int exsi_group_free(exsi_ctx *ctx, uint64_t group);       /* aborts what is open in it */
+int exsi_log_drain(exsi_ctx *ctx, struct exsi_log_record *out, int max);
+void exsi_log_threshold(exsi_ctx *ctx, int level);
+
+/* --- devices ------------------------------------------------------------------------------------ */
+typedef struct {
+    char name[16], summary[96], reason[160];
+    uint64_t max_msg;
+    uint32_t max_inline;
+    uint8_t present, has_immediate, has_key_per_range, has_read, pins_memory;
+} exsi_device_info;
+int exsi_devices(exsi_ctx *ctx, exsi_device_info *out, int max);
+
+/* --- memory ---------------------------------------------------------------------------------------- */
+int exsi_mem_register(exsi_ctx *ctx, void *addr, size_t len, uint32_t flags, uint64_t *mr);
+int exsi_mem_allocate(exsi_ctx *ctx, size_t len, uint32_t flags, uint64_t *mr, void **addr);
+void exsi_mem_unmap(void *addr, size_t len);              /* of exsi_mem_allocate; len as asked there */
+int exsi_mem_close(exsi_ctx *ctx, uint64_t mr);
+int exsi_mem_close_later(exsi_ctx *ctx, uint64_t mr);
+int exsi_mem_in_use(exsi_ctx *ctx, uint64_t mr);
+
+/* --- event queues -------------------------------------------------------------------------------- */
+int exsi_eq_new(exsi_ctx *ctx, uint64_t inline_group, uint32_t depth, uint64_t *eq); /* group 0: none */
+int exsi_eq_free(exsi_ctx *ctx, uint64_t eq);
+int exsi_eq_fd(exsi_ctx *ctx, uint64_t eq);
+int exsi_eq_depth(exsi_ctx *ctx, uint64_t eq, uint32_t depth);  /* 0 asks; returns the depth */
+int exsi_eq_count(exsi_ctx *ctx, uint64_t eq);
+/* Run the queue's inline group once, then take events.  An empty result arms the descriptor: only then
+ * may the caller sleep on it.  spin_us: poll that long for a first event. */
+int exsi_eq_drain(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, uint32_t spin_us);
+/* Wait for at least `least` events, at most timeout_us (negative: no limit); wait: enum exsi_wait.
+ * Returns how many (maybe fewer on time-out), -EINTR if a signal came and none was there, -EBADF if
+ * the queue was freed meanwhile. */
+enum exsi_wait { EXSI_WAIT_ADAPTIVE, EXSI_WAIT_NOTIFY, EXSI_WAIT_BUSY };
+int exsi_eq_wait(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, int least, int64_t timeout_us, int wait,
+                 uint32_t spin_us);
+
+/* --- sockets --------------------------------------------------------------------------------------- */
+typedef struct {
+    char device[16];             /* "auto", "soft", "verbs" */
+    uint32_t path;               /* enum exsi_path */
+    uint32_t ring_bytes, max_adverts, max_ops;   /* max_ops: per direction in flight (queue_depth) */
+    uint32_t keepalive_ms, close_timeout_ms, connect_timeout_ms;
+    uint32_t direct_threshold, direct_hold_us;
+    uint8_t strict_keys, crc, strict_size, reuse_address, reuse_port, v6_only;
+} exsi_options;
+void exsi_options_default(exsi_options *out);
+
+/* type: SOCK_STREAM or SOCK_SEQPACKET; family AF_INET or AF_INET6. */
+int exsi_socket_new(exsi_ctx *ctx, uint64_t group, int family, int type, const exsi_options *opt, uint64_t *sock);
+int exsi_bind(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len);
+int exsi_listen(exsi_ctx *ctx, uint64_t sock, int backlog);
+int exsi_sockname(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len);
+int exsi_peername(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len);
+
+typedef struct {
+    int32_t state;               /* enum exsi_socket_state */
+    int32_t error;               /* first error of the connection, positive */
+    int32_t family, type;
+    char device[16], path[16];
+    char reason[160];            /* of the error, in words; may be empty */
+    uint8_t readable, writable, peer_fin, send_shut;
+    uint32_t ops_in_flight;
+} exsi_socket_info;
+enum exsi_socket_state {
+    EXSI_SOCK_NEW, EXSI_SOCK_LISTENING, EXSI_SOCK_CONNECTING, EXSI_SOCK_CONNECTED, EXSI_SOCK_CLOSING,
+    EXSI_SOCK_DEAD,              /* connection over, not closed */
+    EXSI_SOCK_CLOSED,
+};
+int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out);
+
+/* One counter per name of EXSI_STATS_FIELDS, in that order; returns how many.  sock 0: the process. */
+int exsi_statistics(exsi_ctx *ctx, uint64_t sock, uint64_t *out, int max);
+const char *exsi_statistics_name(int i);                  /* NULL behind the last */
+
+/* --- posts: cookie and queue as above; out may be NULL -------------------------------------------- */
+int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, uint64_t cookie, uint64_t eq,
+                 exsi_posted *out);
+/* event.value: handle of the new socket, in the listener's group with the listener's options. */
+int exsi_accept(exsi_ctx *ctx, uint64_t sock, uint64_t cookie, uint64_t eq, exsi_posted *out);
+
+/* mr 0: not registered.  A send of at most EXSI_COPY_MAX is copied then, all else is registered for the
+ * call; fragile says that such memory may be a mapped file. */
+#define EXSI_COPY_MAX 4096
+#define EXSI_FLAG_FRAGILE 0x100
+int exsi_send(exsi_ctx *ctx, uint64_t sock, const void *buf, size_t len, uint32_t flags, uint64_t mr,
+              uint64_t cookie, uint64_t eq, exsi_posted *out);
+/* With DONTWAIT: what is there now is copied, out->event.value says how much (returns 1), else -EAGAIN. */
+int exsi_recv(exsi_ctx *ctx, uint64_t sock, void *buf, size_t len, uint32_t flags, uint64_t mr, uint64_t cookie,
+              uint64_t eq, exsi_posted *out);
+
+typedef struct {
+    void *base;
+    size_t len;
+    uint64_t mr;
+} exsi_piece;
+int exsi_sendmsg(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
+                 uint64_t eq, exsi_posted *out);
+int exsi_recvmsg(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
+                 uint64_t eq, exsi_posted *out);
+/* A batch: op i is vec[i] with cookie base + i.  Returns how many were accepted (the first refusal ends the
+ * batch: its -errno if none was).  All complete through the queue. */
+int exsi_send_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
+                   uint64_t eq, exsi_posted *out);
+int exsi_recv_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
+                   uint64_t eq, exsi_posted *out);
+/* flags: EXSI_OPF_POLL_IN, EXSI_OPF_POLL_OUT; event.value: which hold. */
+int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out);
+/* how: SHUT_WR or SHUT_RD; SHUT_WR is over when the FIN was given to the device. */
+int exsi_shutdown(exsi_ctx *ctx, uint64_t sock, int how, uint64_t cookie, uint64_t eq, exsi_posted *out);
+/* Graceful (abort 0): FIN behind what was accepted, receives cancelled; over when the device has it all.
+ * The connection lingers in the core until the peer answers or close_timeout.  abort 1: at once, every
+ * operation ends with ECONNABORTED.  The handle is dead when the event is there.  eq 0: no event. */
+int exsi_socket_close(exsi_ctx *ctx, uint64_t sock, int abort, uint64_t cookie, uint64_t eq, exsi_posted *out);
+
+/* Ask for the end of an operation.  1: it ended within the call, its event is in out (never in the
+ * queue); 0: its event will come; -EBADF: no such operation (any more). */
+int exsi_cancel(exsi_ctx *ctx, uint64_t sock, uint64_t op, exsi_posted *out);
+/* All operations of a socket (sock != 0) and/or with a cookie (match_cookie); events come; how many. */
+int exsi_cancel_match(exsi_ctx *ctx, uint64_t sock, int match_cookie, uint64_t cookie);
+
+#endif

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* The root object: devices, memory table, log, counters, and the lists of everything that hangs off
+ * it.  There may be several in one process (tests do it); nothing of the core is global.
+ *
+ * Locks, always taken in this order, and never held across a system call that may block:
+ *   ctx->lock (tables of handles; rare)  <  group->lock (everything a group owns)  <  eq->lock.
+ * The memory table has no lock on the data path (core/mr.h). */
+#ifndef EXSI_CTX_H
+#define EXSI_CTX_H
+
+#include <pthread.h>
+
+#include "base/list.h"
+#include "base/slab.h"
+#include "device/device.h"
+
+#define EXSI_MAX_DEVICES 4
+
+struct exsi_open_device {
+    const struct exsi_device_entry *entry;
+    struct exsi_device *dev;              /* NULL until first use, or absent */
+    char reason[EXSI_REASON_MAX];         /* why it is not there */
+    bool tried;
+};
+
+struct exsi_mr_table;
+
+struct exsi_ctx {
+    pthread_mutex_t lock;
+    struct exsi_log log;
+    struct exsi_stats closed_stats;       /* sum of sockets that are gone; under lock */
+    struct exsi_stats stats;              /* what belongs to no socket: registrations */
+    struct exsi_slab groups, eqs, sockets, endpoints;   /* hold pointers; under lock */
+    struct exsi_open_device devices[EXSI_MAX_DEVICES];
+    int n_devices;
+    struct exsi_mr_table *mrs;
+    volatile uint32_t *fork_page;         /* wiped by fork: 0 in a child */
+    pthread_t progress_thread;
+};
+
+/* 0 or -errno.  Opens no device and starts no thread: those come with first use. */
+EXSI_MUST_CHECK int exsi_ctx_open(struct exsi_ctx **out);
+/* Ends every socket at once (abort), joins the progress thread, frees all.  Not in a forked child: there it only frees nothing. */
+void exsi_ctx_close(struct exsi_ctx *ctx);
+/* 0, or -EINVAL in a child of fork, where every handle is dead. */
+EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
+{
+    return *ctx->fork_page ? 0 : -EINVAL;
+}
+/* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled. */
+EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out,
+                                    char *reason);
+
+#endif

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* A progress group: the sockets whose engines run together, under one lock and one poller.
+ * One for each trio run and one for the literal ES-API (inline), one for all sockets with
+ * progress="thread".  What progress does stands in sock/progress.c; this is what it owns. */
+#ifndef EXSI_GROUP_H
+#define EXSI_GROUP_H
+
+#include "core/ctx.h"
+
+struct exsi_op;
+
+struct exsi_group {
+    struct exsi_ctx *ctx;
+    uint64_t handle;
+    pthread_mutex_t lock;
+    atomic_uint lock_waiters;             /* the progress thread yields to posts */
+    bool threaded;
+    struct exsi_poller poller;
+    struct exsi_part *parts[EXSI_MAX_DEVICES];  /* index as ctx->devices; opened at first use */
+    struct exsi_list endpoints;           /* exsi_endpoint.group_node */
+    struct exsi_list dirty;               /* endpoints that posted since the last flush */
+    struct exsi_list dead;                /* endpoints to free once nobody is inside them */
+    struct exsi_slab ops;                 /* struct exsi_op, under lock */
+    struct exsi_stats stats;              /* wake-ups and poller system calls of the group */
+
+    /* Sleepers: peers in shared memory must ring while anybody sleeps on this group. */
+    uint32_t sleepers, armed_eqs;
+    bool doorbell;                        /* what the parts were last told */
+
+    /* The operation whose API call is running: its completion is handed back by the call. */
+    struct exsi_op *caller_op;
+    bool caller_done;
+};
+
+EXSI_MUST_CHECK int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out);
+void exsi_group_close(struct exsi_group *g);
+/* Locks for posting callers: announces itself, so that a busy progress thread lets go. */
+void exsi_group_lock(struct exsi_group *g);
+void exsi_group_unlock(struct exsi_group *g);
+/* The group's part of a device, opened at first use.  Lock held. */
+EXSI_MUST_CHECK int exsi_group_part(struct exsi_group *g, struct exsi_device *dev, struct exsi_part **out);
+
+#endif

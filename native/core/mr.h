@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* The memory table: regions behind handles, counted while in use.
+ * A region is process-wide; the table keeps one device registration per device, made at first use
+ * there.  Taking and dropping a use are single atomic operations on a word that holds generation,
+ * count and a closing mark, so the data path takes no lock and a stale or closing handle is -EBADF.
+ * Invariant: dereg_mr is called only with count 0 and the closing mark set. */
+#ifndef EXSI_MR_H
+#define EXSI_MR_H
+
+#include "core/ctx.h"
+
+enum exsi_mr_flag {
+    EXSI_MR_READ = 1,      /* may be sent from */
+    EXSI_MR_WRITE = 2,     /* may be received into */
+    EXSI_MR_HUGE = 4,      /* allocate: huge pages wanted */
+    EXSI_MR_ONE_PEER = 8,  /* see EXSI_ACCESS_ONE_PEER; internal */
+};
+
+struct exsi_mr {
+    struct exsi_mem mem;
+    uint32_t flags;
+    uint64_t handle;
+    atomic_uint_fast64_t word;                         /* generation, uses, closing */
+    _Atomic(struct exsi_dmr *) dmr[EXSI_MAX_DEVICES];  /* index as ctx->devices */
+    bool owns_memfd, temporary;
+};
+
+EXSI_MUST_CHECK int exsi_mr_table_open(struct exsi_ctx *ctx);
+void exsi_mr_table_close(struct exsi_ctx *ctx);
+
+/* Register [addr, addr + len): borrows the memory until closed.  May block (pinning).  -EINVAL
+ * length 0 or wrapped range, -EFAULT not mapped, -ENOMEM table or memlock limit. */
+EXSI_MUST_CHECK int exsi_mr_open(struct exsi_ctx *ctx, void *addr, size_t len, uint32_t flags, uint64_t *handle);
+/* A new sealed memfd of len bytes (rounded up to pages), mapped and registered.  The mapping is the caller's
+ * to unmap (it outlives the region); the memfd is the region's. */
+EXSI_MUST_CHECK int exsi_mr_allocate(struct exsi_ctx *ctx, size_t len, uint32_t flags, uint64_t *handle, void **addr);
+/* -EBUSY while in use (nothing happens), -EBADF stale. */
+EXSI_MUST_CHECK int exsi_mr_close(struct exsi_ctx *ctx, uint64_t handle);
+/* No new uses; closed by the last put, or now. */
+EXSI_MUST_CHECK int exsi_mr_close_later(struct exsi_ctx *ctx, uint64_t handle);
+/* Operations that use it, or -EBADF. */
+int exsi_mr_in_use(struct exsi_ctx *ctx, uint64_t handle);
+
+/* Count one use of a range: -EBADF, -EFAULT (not inside), -EACCES (need: EXSI_MR_READ or WRITE). */
+EXSI_MUST_CHECK int exsi_mr_get(struct exsi_ctx *ctx, uint64_t handle, const void *addr, size_t len, uint32_t need,
+                                struct exsi_mr **out);
+void exsi_mr_put(struct exsi_ctx *ctx, struct exsi_mr *mr);
+/* The device's registration of it, made if this is the first use there. */
+EXSI_MUST_CHECK int exsi_mr_on(struct exsi_ctx *ctx, struct exsi_mr *mr, struct exsi_device *dev, struct exsi_dmr **out);
+
+#endif

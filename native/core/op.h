@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* One started operation.  It is made by a post, finished exactly once by exsi_op_finish, and gone
+ * after that: finishing releases its memory, its slot and its staging, and delivers its one event,
+ * to the queue or to the API call that is still running.  Under the group's lock. */
+#ifndef EXSI_OP_H
+#define EXSI_OP_H
+
+#include "core/eq.h"
+#include "core/mr.h"
+
+enum exsi_op_kind {
+    EXSI_OP_SEND = 1,
+    EXSI_OP_RECV = 2,
+    EXSI_OP_CONNECT = 3,
+    EXSI_OP_ACCEPT = 4,
+    EXSI_OP_SHUTDOWN = 5,
+    EXSI_OP_CLOSE = 6,
+    EXSI_OP_POLL = 7,
+};
+
+enum exsi_op_flag {
+    EXSI_OPF_WAITALL = 1,    /* recv: only when full */
+    EXSI_OPF_DONTWAIT = 2,   /* recv: take what is there now or refuse with -EAGAIN; no event */
+    EXSI_OPF_SHUT_WR = 4,    /* send: FIN behind it */
+    EXSI_OPF_STRICT_SIZE = 8,/* seqpacket send: EMSGSIZE instead of truncating */
+    EXSI_OPF_POLL_IN = 16,
+    EXSI_OPF_POLL_OUT = 32,
+};
+
+struct exsi_iov {
+    uint8_t *base;
+    size_t len;
+    struct exsi_mr *mr;      /* holds one use; NULL: the op's staging memory */
+    struct exsi_dmr *dmr;    /* on the endpoint's device */
+};
+
+struct exsi_attach;
+
+struct exsi_op {
+    struct exsi_list node;   /* in the engine's or the socket's queue */
+    struct exsi_group *group;
+    struct exsi_attach *attach;
+    struct exsi_eq *eq;      /* one slot reserved */
+    uint64_t handle, cookie;
+    uint8_t kind;
+    bool cancelling;         /* cancel was asked for; ends with ECANCELED or what it had done */
+    uint32_t flags;
+    uint32_t n_iov;
+    struct exsi_iov *iov;    /* iov1, or allocated */
+    struct exsi_iov iov1;
+    void *staging;           /* copy of a small unregistered send, or bounce of a scattered receive */
+    struct exsi_dmr *staging_dmr;
+    uint64_t len;            /* sum of iov */
+    uint64_t done;           /* send: bytes whose source is free again; recv: bytes placed */
+    uint16_t event_flags;
+    uint64_t extra;
+    union {                  /* the engine's own */
+        struct {
+            uint64_t posted;     /* bytes given to the device */
+            uint32_t in_flight;  /* WRITEs not completed */
+            uint32_t begun;      /* seqpacket: an advertisement is taken */
+        } send;
+        struct {
+            uint32_t adv_id;     /* live advertisement, 0: none */
+            uint32_t adv_len;    /* bytes it covers */
+            uint32_t rkey;
+            uint32_t key_pending;/* an invalidation is on its way */
+            uint64_t adv_ind;
+            uint64_t filled;     /* bytes arrived for it (done follows when copied or noticed) */
+        } recv;
+    } e;
+};
+
+/* A zeroed op with one queue slot reserved: -EAGAIN, -ENOMEM. */
+EXSI_MUST_CHECK int exsi_op_new(struct exsi_group *g, struct exsi_eq *eq, enum exsi_op_kind kind, uint64_t cookie,
+                                struct exsi_op **out);
+/* Undo _new for a post that is refused: no event. */
+void exsi_op_drop(struct exsi_op *op);
+/* The end: error 0 or a positive errno; value as in exsi_event.  op is gone after the call. */
+void exsi_op_finish(struct exsi_op *op, int error, uint64_t value);
+/* The contiguous bytes at offset off of the operation: pointer, its registration; returns their length
+ * (0 at the end). */
+size_t exsi_op_span(const struct exsi_op *op, uint64_t off, uint8_t **ptr, struct exsi_dmr **dmr, bool *fragile);
+/* The live op behind a handle, or NULL. */
+struct exsi_op *exsi_op_find(struct exsi_group *g, uint64_t handle);
+
+#endif
