@@ -18,6 +18,7 @@
 
 typedef struct exsi_ctx exsi_ctx;
 typedef struct exsi_event exsi_event;
+typedef struct exsi_log_record exsi_log_record;
 
 typedef struct {
     exsi_event event;    /* valid when the post returned 1 */
