@@ -1,0 +1,37 @@
+# What one can do here.  Each target makes its own environment in .venv; nothing else is touched.
+PYTHON ?= python3
+BIN    := .venv/bin
+
+.PHONY: demo test lint bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' $(MAKEFILE_LIST)
+
+.venv/%.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("exs needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(if $(filter-out demo,$*),$(BIN)/python -m pip install --quiet --group $*)
+	@touch $@
+
+demo: .venv/demo.stamp  ## a server and a client move 1 GiB and 2,000 files; closes with a table
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
+	@$(BIN)/python examples/demo.py
+
+test: .venv/test.stamp  ## everything that runs without the lab
+	@$(BIN)/python tests/run.py test
+
+lint: .venv/lint.stamp  ## formatters, linters, type checkers, warnings of two compilers
+	@$(BIN)/python tests/run.py lint
+
+bench: .venv/test.stamp  ## exs and its peers, interleaved; JSON in build/bench.json
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+docs: .venv/docs.stamp  ## the site, in docs/_build/html; warnings are errors
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@$(BIN)/python -m sphinx -W -n --keep-going -b html docs docs/_build/html
+
+clean:  ## all that the other targets made
+	rm -rf .venv build build-* dist docs/_build
