@@ -5,6 +5,7 @@
 #define EXSI_LOG_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/base.h"
 
@@ -22,7 +23,7 @@ struct exsi_log_record {
 
 struct exsi_log {
     pthread_mutex_t lock;
-    int threshold;
+    atomic_int threshold;      /* records below it are not kept; EXSI_LOG_WARNING at first */
     uint32_t head, len, dropped;
     struct exsi_log_record ring[EXSI_LOG_RECORDS];
 };

@@ -18,6 +18,8 @@ enum exsi_handle_kind {
     EXSI_HANDLE_ENDPOINT = 6,
 };
 
+#define EXSI_SLAB_CHUNK 64
+
 struct exsi_slab {
     uint8_t kind;
     size_t item_size;     /* rounded up to 16 bytes */
