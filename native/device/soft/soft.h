@@ -8,12 +8,16 @@
 #ifndef EXSI_SOFT_H
 #define EXSI_SOFT_H
 
+#include <stdatomic.h>
+
 #include "base/list.h"
 #include "device/device.h"
 
 struct soft_path;
 struct soft_part;
 struct soft_qp;
+struct soft_shm;
+struct soft_shm_part;
 
 /* Registered memory.  In soft, registration pins nothing. */
 struct soft_mr {
@@ -40,14 +44,15 @@ struct soft_sink_ops {
     /* A tagged message piece: where [offset, offset+len) of the range behind rkey is.  Checks key,
      * bounds and access before a byte lands.  fragile: write it through system calls. */
     int (*tagged)(struct soft_qp *qp, uint32_t rkey, uint64_t raddr, uint32_t len, void **dst, bool *fragile);
-    /* The piece has been placed (moved: bytes by the device). last: it ended a WRITE. */
+    /* The piece has been placed; the sink counts bytes_device.  last: it ended a WRITE. */
     void (*tagged_done)(struct soft_qp *qp, uint32_t len, bool last);
     /* An untagged piece of message number msn (counted from 1) at offset mo: a buffer in the posted
      * receive.  -ENOBUFS: no receive posted; -EMSGSIZE: longer than the receive; -EPROTO: wrong order. */
     int (*untagged)(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t len, void **dst);
     /* It has been placed; last: the SEND is complete. */
     void (*untagged_done)(struct soft_qp *qp, uint32_t mo, uint32_t len, bool last, bool solicited);
-    /* The head of the send queue made progress: complete what is done, offer more. */
+    /* One or more messages are done: completes them in order from the head (the sink counts their bytes),
+     * after which soft_qp_tx(0) is the oldest that is not done. */
     void (*tx_done)(struct soft_qp *qp);
     /* The other side shut down sending, in order and at a message boundary. */
     void (*peer_closed)(struct soft_qp *qp);
@@ -93,5 +98,120 @@ struct soft_path {
 
 /* The send queue as a path sees it: oldest not done first. i = 0 is the head. NULL past the end. */
 struct soft_tx *soft_qp_tx(struct soft_qp *qp, uint32_t i);
+
+/* RFC 5040 section 4.8, RFC 5041 section 7: what to say in a Terminate for an error of the sink. */
+struct soft_terminate {
+    uint8_t layer, etype, code;
+};
+struct soft_terminate soft_terminate_for(int error, bool tagged);
+
+/* --- scripted faults (fault.c): zeroed means none; tests set them in the part ------------------- */
+
+struct soft_fault {
+    uint32_t max_send, max_recv;  /* most bytes of one sendmsg / recvmsg, 0: no cap */
+    uint64_t corrupt_crc_at;      /* spoil the CRC of this FPDU sent by the part (counted from 1), 0: none */
+    uint64_t kill_after;          /* reset the connection after so many bytes sent by the part, 0: never */
+    uint64_t delay_ns;            /* a path that has something to send waits so long before each call */
+    bool no_shm;                  /* answer and offer nothing but tcp */
+    uint64_t sent_fpdus, sent_bytes; /* what the script counts */
+};
+
+/* --- the device's share of a progress group ---------------------------------------------------- */
+
+struct soft_device {
+    struct exsi_device dev;
+    struct exsi_log *log;                /* borrowed from the context */
+    atomic_uint_fast64_t next_region;    /* soft_mr.region_id */
+};
+
+/* Completions waiting to be polled: a ring that has room for every request that is posted, so that
+ * completing never allocates. */
+struct soft_cq {
+    struct exsi_wc *ring;
+    uint32_t cap, head, len;             /* cap is a power of two */
+    uint32_t posted;                     /* requests outstanding or complete and not polled */
+};
+
+/* Everything here is touched under the group's lock only. */
+struct soft_part {
+    struct exsi_part part;
+    struct soft_device *sdev;
+    struct exsi_poller *poller;          /* borrowed from the group */
+    struct exsi_log *log;
+    struct exsi_list qps;                /* soft_qp.node */
+    struct exsi_list ids;                /* soft_id.node: listeners, set-ups and connections */
+    struct exsi_list lingering;          /* sockets that drain to their end without an owner */
+    struct exsi_list events;             /* connection events to be polled */
+    struct soft_cq cq;
+    struct exsi_list shm_paths;          /* soft_path.node */
+    struct soft_shm_part *shm;           /* rendezvous.c's: group page, eventfd; NULL until needed */
+    bool asleep;                         /* what part_doorbell said last */
+    uint32_t random[32], random_left;    /* for keys */
+    struct soft_raw *raw;                /* raw.c's: GID and listener; NULL until the first raw queue pair */
+    struct soft_fault fault;
+};
+
+/* --- the seam between set-up (cm.c) and shared memory (rendezvous.c, path_shm.c) ---------------- *
+ *
+ * Order of a set-up, A active, P passive:
+ *   A soft_shm_offer   before the MPA request; fills the block that goes with it
+ *   P soft_shm_answer  in cm_accept, when the request's block has SOFT_BLOCK_SHM; fills the reply's block
+ *   P soft_shm_wait    the reply is out: wait for A's word
+ *   A soft_shm_confirm the reply has SOFT_BLOCK_SHM
+ * Both sides end with done() exactly once, unless soft_shm_drop comes first.  done() gives a path, or
+ * NULL and why not; then the connection stays on tcp (or fails, if its path was forced; that is
+ * cm.c's decision, as is every bound in time: cm.c calls soft_shm_drop when its timer fires).
+ * When A never offered, or P did not answer, nothing else is called and the connection is tcp.
+ * The two must never disagree: P takes "tcp" only when A said no or closed its UNIX socket before
+ * saying yes. */
+
+#define SOFT_TOKEN_LEN 16
+#define SOFT_NAME_MAX 32
+
+enum soft_block_flag {
+    SOFT_BLOCK_SHM = 1,   /* request: name, token and probe are set; reply: HELLO was sent to that name */
+    SOFT_BLOCK_RAW = 2,   /* request: between raw queue pairs; raw_* are set */
+};
+
+/* soft's own block behind the private data of the upper layer, decoded (mpa.c, docs/wire/soft.md).
+ * A peer that sends one is soft: it takes FPDUs of any length. */
+struct soft_block {
+    uint16_t flags;
+    uint16_t why;                   /* reply without SOFT_BLOCK_SHM: enum soft_shm_why of rendezvous.c, 0: not said */
+    uint8_t token[SOFT_TOKEN_LEN];  /* A's */
+    uint64_t probe_addr;            /* address of the token in A's memory */
+    uint32_t pid_hint;              /* A's process id in its own namespace, for logs only */
+    uint8_t name_len;               /* abstract UNIX name without its leading NUL byte */
+    uint8_t name[SOFT_NAME_MAX];
+    uint32_t raw_src_qpn, raw_dst_qpn, raw_src_psn, raw_dst_psn;
+};
+
+/* What rendezvous.c needs to know of the connection; all pointers borrowed until done or drop. */
+struct soft_shm_ask {
+    struct soft_part *part;
+    enum exsi_path path;            /* AUTO, SHM, SHM_VM or SHM_RING; never TCP */
+    uint32_t ring_bytes;            /* exsi_cm_options.shm_ring_bytes */
+    /* May be called from inside _confirm and _wait, never from _offer, _answer or _drop.  takes path: its
+     * qp, sink and stats are set by the receiver.  The soft_shm is gone when done is called. */
+    void (*done)(void *arg, struct soft_path *path, const char *reason);
+    void *arg;
+};
+
+/* NULL with reason (EXSI_REASON_MAX) when shared memory cannot be offered here. */
+struct soft_shm *soft_shm_offer(const struct soft_shm_ask *ask, struct soft_block *block, char *reason);
+/* NULL with reason (and reply->why) when it is not taken; never blocks. */
+struct soft_shm *soft_shm_answer(const struct soft_shm_ask *ask, const struct soft_block *request,
+                                 struct soft_block *reply, char *reason);
+void soft_shm_confirm(struct soft_shm *shm, const struct soft_block *reply);
+void soft_shm_wait(struct soft_shm *shm);
+/* Give up before done: closes everything, calls nothing. */
+void soft_shm_drop(struct soft_shm *shm);
+/* Text for soft_block.why of a reply. */
+const char *soft_shm_why_text(uint16_t why);
+
+/* The part's side of shared memory: rings of all shm_paths, the page that says who sleeps. */
+int soft_shm_part_progress(struct soft_part *part);
+void soft_shm_part_doorbell(struct soft_part *part, bool asleep);
+void soft_shm_part_close(struct soft_part *part);
 
 #endif
