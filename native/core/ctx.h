@@ -40,8 +40,9 @@ struct exsi_ctx {
 
 /* 0 or -errno.  Opens no device and starts no thread: those come with first use. */
 EXSI_MUST_CHECK int exsi_ctx_open(struct exsi_ctx **out);
-/* Ends every socket at once (abort), joins the progress thread, frees all.  Not in a forked child: there it only frees nothing. */
-void exsi_ctx_close(struct exsi_ctx *ctx);
+/* Frees all.  Every group is closed and the progress thread joined (exsi_close in api.c does that
+ * first); queues and regions that are left are ended here.  In a forked child it frees nothing. */
+void exsi_ctx_free(struct exsi_ctx *ctx);
 /* 0, or -EINVAL in a child of fork, where every handle is dead. */
 EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
 {
@@ -50,5 +51,19 @@ EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
 /* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled. */
 EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out,
                                     char *reason);
+/* Its index in ctx->devices (and in every array that goes with it).  No lock needed. */
+int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev);
+
+/* The tables of handles: slabs whose objects are one pointer each.  _add and _remove take ctx->lock; for
+ * more than a lookup take it yourself and use _at. */
+EXSI_MUST_CHECK int exsi_table_add(struct exsi_ctx *ctx, struct exsi_slab *table, void *object, uint64_t *handle);
+void exsi_table_remove(struct exsi_ctx *ctx, struct exsi_slab *table, uint64_t handle);
+/* The object behind a handle, or NULL.  ctx->lock held: it may be gone as soon as that is dropped,
+ * unless a reference was taken. */
+static inline void *exsi_table_at(const struct exsi_slab *table, uint64_t handle)
+{
+    void **slot = exsi_slab_find(table, handle);
+    return slot ? *slot : NULL;
+}
 
 #endif

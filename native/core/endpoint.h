@@ -38,6 +38,8 @@ struct exsi_attach {
     int error;                          /* first error, positive errno; 0: healthy */
     /* Upward, set by the socket; called under the group's lock from inside the engine: only note. */
     void (*changed)(struct exsi_attach *at, uint32_t what);
+    /* An operation ends (its counts and queues are the socket's): before it is freed; may be NULL. */
+    void (*finished)(struct exsi_attach *at, struct exsi_op *op);
 };
 
 enum exsi_ep_state { EXSI_EP_NEW, EXSI_EP_READY, EXSI_EP_UP, EXSI_EP_FAILING, EXSI_EP_DEAD };

@@ -1,33 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Event queues.  Q1, the reservation rule: every accepted post holds one slot from the post until its
  * event is dequeued, so a queue can never overflow and no event is lost.  The queue has a lock of its
- * own (last in the order), because posts of several groups may answer to it. */
+ * own (last in the order), because posts of several groups may answer to it.
+ *
+ * Life: the table of the context holds one reference, everybody who found the queue by its handle one
+ * more (exsi_eq_get, exsi_eq_put), so a queue that is closed under a waiting thread stays in memory until
+ * that thread has left.  Operations need none: while they hold slots, closing is refused.
+ *
+ * Signals.  Whoever wants to sleep on epoll_fd arms the queue, makes one more progress pass, and looks
+ * once more; a push to an armed queue signals event_fd.  While an API call runs that will report what
+ * lies in the queue (quiet), a push leaves the signal away, unless some thread is inside a blocking
+ * dequeue.  Invariant: if the queue is armed, not quiet and not empty, event_fd is readable. */
 #ifndef EXSI_EQ_H
 #define EXSI_EQ_H
 
 #include <pthread.h>
 
+#include "core/event.h"
 #include "core/group.h"
-
-/* What happened, as it crosses into Python (one batch is unpacked as "<QQQiHH": 32 bytes). */
-struct exsi_event {
-    uint64_t cookie;   /* the poster's */
-    uint64_t value;    /* bytes; accept: handle of the new socket */
-    uint64_t extra;    /* recv: full length of a truncated message; send: bytes handed over on error */
-    int32_t error;     /* 0 or a positive errno */
-    uint16_t kind;     /* enum exsi_op_kind */
-    uint16_t flags;    /* enum exsi_event_flag */
-};
-_Static_assert(sizeof(struct exsi_event) == 32, "Python unpacks 32 bytes");
-
-enum exsi_event_flag {
-    EXSI_EV_TRUNCATED = 1,  /* message longer than the buffer; extra is its length */
-    EXSI_EV_EOR = 2,        /* a whole message */
-    EXSI_EV_DIRECT = 4,     /* at least one byte came straight into the buffer */
-    EXSI_EV_INDIRECT = 8,   /* at least one byte came through the ring */
-    EXSI_EV_EOF = 16,       /* recv: 0 bytes because the peer ended */
-    EXSI_EV_SEND_SHUT = 32, /* a cancelled send was partly out: the direction refuses further sends */
-};
 
 struct exsi_eq {
     struct exsi_ctx *ctx;
@@ -43,22 +33,45 @@ struct exsi_eq {
     uint32_t quiet;               /* API calls that will report pending events themselves */
     uint32_t waiters;             /* threads in a blocking dequeue */
     bool closed;
+    atomic_uint refs;
 };
 
+/* depth at least 1.  The group (may be NULL) must be inline; the queue keeps a reference to it. */
 EXSI_MUST_CHECK int exsi_eq_open(struct exsi_ctx *ctx, struct exsi_group *inline_group, uint32_t depth,
                                  struct exsi_eq **out);
-/* -EBUSY while slots are reserved by operations in flight; undelivered events are discarded. */
+/* The queue behind a handle with a reference more, or NULL. */
+EXSI_MUST_CHECK struct exsi_eq *exsi_eq_get(struct exsi_ctx *ctx, uint64_t handle);
+/* Drop a reference; the last one frees the queue. */
+void exsi_eq_put(struct exsi_eq *eq);
+/* Ends the handle, wakes every waiter (they find eq->closed) and drops the table's reference.  -EBUSY
+ * while slots are reserved by operations in flight, -EBADF if already closed; undelivered events are
+ * discarded.  Adjusts no armed_eqs: the caller disarms first, under the group's lock. */
 EXSI_MUST_CHECK int exsi_eq_close(struct exsi_eq *eq);
 /* -EINVAL below what is reserved. */
 EXSI_MUST_CHECK int exsi_eq_resize(struct exsi_eq *eq, uint32_t depth);
-/* One slot: 0, or -EAGAIN when the queue is full. */
+/* One slot: 0, -EAGAIN when the queue is full, -EBADF when it is closed. */
 EXSI_MUST_CHECK int exsi_eq_reserve(struct exsi_eq *eq);
 /* Give a slot back without an event (the call itself reported). */
 void exsi_eq_unreserve(struct exsi_eq *eq);
 /* Never fails: the slot was reserved. */
 void exsi_eq_push(struct exsi_eq *eq, const struct exsi_event *ev);
-/* Take up to max present events; frees their slots. */
+/* Take up to max present events; frees their slots.  The descriptor stays readable if events are left
+ * and clears when none are. */
 int exsi_eq_take(struct exsi_eq *eq, struct exsi_event *out, int max);
 uint32_t exsi_eq_len(struct exsi_eq *eq);
+
+/* From now on a push signals; events that are there already signal at once.  1 if this call armed it
+ * (then the caller counts the group's armed_eqs), 0 if it was armed before.  With the group's lock held,
+ * if the queue has a group, so that count and flag agree. */
+EXSI_MUST_CHECK int exsi_eq_arm(struct exsi_eq *eq);
+/* Nobody sleeps: pushes cost no system call.  1 if this call disarmed it, else 0.  Same lock. */
+EXSI_MUST_CHECK int exsi_eq_disarm(struct exsi_eq *eq);
+/* Around the body of a blocking dequeue: pushes signal for this thread even during quiet calls. */
+void exsi_eq_wait_begin(struct exsi_eq *eq);
+void exsi_eq_wait_end(struct exsi_eq *eq);
+/* Around an API call that reports pending events itself.  _end returns how many lie in the queue, read
+ * under the lock with the mark already gone: a push before is in the count, a push after signals. */
+void exsi_eq_quiet_begin(struct exsi_eq *eq);
+EXSI_MUST_CHECK uint32_t exsi_eq_quiet_end(struct exsi_eq *eq);
 
 #endif

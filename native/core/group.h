@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* A progress group: the sockets whose engines run together, under one lock and one poller.
  * One for each trio run and one for the literal ES-API (inline), one for all sockets with
- * progress="thread".  What progress does stands in sock/progress.c; this is what it owns. */
+ * progress="thread".  What progress does stands in sock/progress.c; this is what it owns.
+ *
+ * Life: the context's table holds one reference, every finder of the handle (exsi_group_get) and every
+ * event queue of the group one more.  exsi_group_close ends all that it owns at once and marks it
+ * closed; the memory and the lock stay until the last reference is dropped.  Whoever takes the lock
+ * after a lookup must look at closed. */
 #ifndef EXSI_GROUP_H
 #define EXSI_GROUP_H
 
 #include "core/ctx.h"
+#include "core/event.h"
 
 struct exsi_op;
 
@@ -30,10 +36,18 @@ struct exsi_group {
     /* The operation whose API call is running: its completion is handed back by the call. */
     struct exsi_op *caller_op;
     bool caller_done;
+    struct exsi_event caller_event;       /* valid when caller_done */
+
+    atomic_uint refs;
+    bool closed;                          /* under lock */
 };
 
 EXSI_MUST_CHECK int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out);
+/* Every socket and endpoint has been ended by sock/.  Takes the lock itself; drops the table's reference. */
 void exsi_group_close(struct exsi_group *g);
+/* The group behind a handle with a reference more, or NULL. */
+EXSI_MUST_CHECK struct exsi_group *exsi_group_get(struct exsi_ctx *ctx, uint64_t handle);
+void exsi_group_put(struct exsi_group *g);
 /* Locks for posting callers: announces itself, so that a busy progress thread lets go. */
 void exsi_group_lock(struct exsi_group *g);
 void exsi_group_unlock(struct exsi_group *g);

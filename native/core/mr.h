@@ -13,7 +13,11 @@ enum exsi_mr_flag {
     EXSI_MR_READ = 1,      /* may be sent from */
     EXSI_MR_WRITE = 2,     /* may be received into */
     EXSI_MR_HUGE = 4,      /* allocate: huge pages wanted */
-    EXSI_MR_ONE_PEER = 8,  /* see EXSI_ACCESS_ONE_PEER; internal */
+    /* Internal: */
+    EXSI_MR_ONE_PEER = 8,  /* see EXSI_ACCESS_ONE_PEER */
+    EXSI_MR_SAFE = 16,     /* open: known to be no file that can shrink, do not look */
+    EXSI_MR_FRAGILE = 32,  /* open: may be such a file, do not look */
+    EXSI_MR_TEMPORARY = 64,/* open: made for one call */
 };
 
 struct exsi_mr {
@@ -23,17 +27,20 @@ struct exsi_mr {
     atomic_uint_fast64_t word;                         /* generation, uses, closing */
     _Atomic(struct exsi_dmr *) dmr[EXSI_MAX_DEVICES];  /* index as ctx->devices */
     bool owns_memfd, temporary;
+    uint32_t next_free;                                /* slot + 1 of the next free one; under the table's lock */
 };
 
 EXSI_MUST_CHECK int exsi_mr_table_open(struct exsi_ctx *ctx);
 void exsi_mr_table_close(struct exsi_ctx *ctx);
 
 /* Register [addr, addr + len): borrows the memory until closed.  May block (pinning).  -EINVAL
- * length 0 or wrapped range, -EFAULT not mapped, -ENOMEM table or memlock limit. */
+ * length 0 or wrapped range, -EFAULT not mapped (unless _SAFE or _FRAGILE), -ENOMEM table or memlock limit. */
 EXSI_MUST_CHECK int exsi_mr_open(struct exsi_ctx *ctx, void *addr, size_t len, uint32_t flags, uint64_t *handle);
-/* A new sealed memfd of len bytes (rounded up to pages), mapped and registered.  The mapping is the caller's
- * to unmap (it outlives the region); the memfd is the region's. */
+/* A new sealed memfd (of whole pages), mapped, its first len bytes registered.  The mapping is the caller's
+ * to unmap by exsi_mr_unmap (it outlives the region); the memfd is the region's. */
 EXSI_MUST_CHECK int exsi_mr_allocate(struct exsi_ctx *ctx, size_t len, uint32_t flags, uint64_t *handle, void **addr);
+/* Unmap what _allocate mapped; len as asked there. */
+void exsi_mr_unmap(void *addr, size_t len);
 /* -EBUSY while in use (nothing happens), -EBADF stale. */
 EXSI_MUST_CHECK int exsi_mr_close(struct exsi_ctx *ctx, uint64_t handle);
 /* No new uses; closed by the last put, or now. */
@@ -45,7 +52,7 @@ int exsi_mr_in_use(struct exsi_ctx *ctx, uint64_t handle);
 EXSI_MUST_CHECK int exsi_mr_get(struct exsi_ctx *ctx, uint64_t handle, const void *addr, size_t len, uint32_t need,
                                 struct exsi_mr **out);
 void exsi_mr_put(struct exsi_ctx *ctx, struct exsi_mr *mr);
-/* The device's registration of it, made if this is the first use there. */
+/* The device's registration of a region in use (got and not put), made if this is the first use there. */
 EXSI_MUST_CHECK int exsi_mr_on(struct exsi_ctx *ctx, struct exsi_mr *mr, struct exsi_device *dev, struct exsi_dmr **out);
 
 #endif

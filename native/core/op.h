@@ -50,6 +50,7 @@ struct exsi_op {
     struct exsi_iov iov1;
     void *staging;           /* copy of a small unregistered send, or bounce of a scattered receive */
     struct exsi_dmr *staging_dmr;
+    struct exsi_device *staging_dev; /* that staging_dmr belongs to */
     uint64_t len;            /* sum of iov */
     uint64_t done;           /* send: bytes whose source is free again; recv: bytes placed */
     uint16_t event_flags;
@@ -74,6 +75,11 @@ struct exsi_op {
 /* A zeroed op with one queue slot reserved: -EAGAIN, -ENOMEM. */
 EXSI_MUST_CHECK int exsi_op_new(struct exsi_group *g, struct exsi_eq *eq, enum exsi_op_kind kind, uint64_t cookie,
                                 struct exsi_op **out);
+/* Give the op staging memory of len bytes, registered on dev, as its only piece; freed with the op.
+ * -ENOMEM or the device's error. */
+EXSI_MUST_CHECK int exsi_op_stage(struct exsi_op *op, struct exsi_device *dev, size_t len);
+/* Room for n pieces in op->iov (zeroed; the caller fills them and op->len): -ENOMEM. */
+EXSI_MUST_CHECK int exsi_op_pieces(struct exsi_op *op, uint32_t n);
 /* Undo _new for a post that is refused: no event. */
 void exsi_op_drop(struct exsi_op *op);
 /* The end: error 0 or a positive errno; value as in exsi_event.  op is gone after the call. */
