@@ -1,2 +1,399 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#include "base/base.h"
+/* One queue pair with its receives, its send budget and its end (core/endpoint.h).
+ *
+ * Owns the receive slots, the account of posted sends, and the order of death: first error, abort,
+ * DISCONNECTED, engine->on_error once.  Knows no message.
+ *
+ * The account: every signalled request pushes onto sq_fifo how many requests its completion retires,
+ * itself and the unsignalled ones since the last signalled; requests complete in posting order, so a
+ * completion pops the oldest entry.  Invariant: sq_used = sum(sq_fifo) + sq_unsignalled. */
+#include "core/endpoint.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/engine_table.h"
+
+/* wr_id of requests that no engine asked about (SENDs, notices without data). */
+#define WR_OWN UINT64_MAX
+/* Longest message that can be received: control messages of every engine are far shorter. */
+#define MAX_SLOT 256
+
+static int recv_memory(struct exsi_endpoint *ep)
+{
+    size_t len = (size_t)ep->attr.recv_slots * ep->attr.recv_slot_len;
+    ep->recv_mem = malloc(len);
+    if (!ep->recv_mem) return -ENOMEM;
+    struct exsi_mem mem = {.addr = ep->recv_mem, .len = len, .access = EXSI_ACCESS_LOCAL_WRITE, .memfd = -1};
+    return ep->ops->reg_mr(ep->dev, &mem, &ep->recv_mr);
+}
+
+int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi_engine_ops *engine,
+                const struct exsi_ep_attr *attr, struct exsi_stats *stats, struct exsi_endpoint **out)
+{
+    assert(attr->recv_slots > 0 && attr->recv_slot_len <= MAX_SLOT && attr->send_wr >= 4);
+    struct exsi_endpoint *ep = calloc(1, sizeof *ep);
+    if (!ep) return -ENOMEM;
+    ep->group = g;
+    ep->dev = dev;
+    ep->ops = dev->ops;
+    ep->engine = engine;
+    ep->attr = *attr;
+    ep->stats = stats;
+    exsi_list_init(&ep->dirty_node);
+    exsi_list_init(&ep->attached);
+    int rc = exsi_group_part(g, dev, &ep->part);
+    if (rc < 0) goto fail;
+    rc = -ENOMEM;
+    ep->sq_fifo = malloc(attr->send_wr * sizeof *ep->sq_fifo);
+    if (!ep->sq_fifo) goto fail;
+    rc = recv_memory(ep);
+    if (rc < 0) goto fail;
+    exsi_list_init(&ep->group_node);
+    exsi_list_append(&g->endpoints, &ep->group_node);
+    *out = ep;
+    return 0;
+fail:
+    free(ep->recv_mem);
+    free(ep->sq_fifo);
+    free(ep);
+    return rc;
+}
+
+static int post_slot(struct exsi_endpoint *ep, uint32_t slot)
+{
+    struct exsi_recv_wr wr = {
+        .wr_id = slot,
+        .sge = {ep->recv_mem + (size_t)slot * ep->attr.recv_slot_len, ep->attr.recv_slot_len, ep->recv_mr},
+    };
+    return ep->ops->post_recv(ep->qp, &wr, 1);
+}
+
+int exsi_ep_make_qp(struct exsi_endpoint *ep, struct exsi_cm_id *id)
+{
+    struct exsi_qp_attr attr = {
+        .send_wr = ep->attr.send_wr,
+        .recv_wr = ep->attr.recv_slots,
+        .max_recv_len = ep->attr.recv_slot_len,
+        .user = ep,
+        .stats = ep->stats,
+        .log_id = ep->log_id,
+    };
+    EXSI_TRY(ep->ops->qp_create(ep->part, id, &attr, &ep->qp));
+    for (uint32_t i = 0; i < ep->attr.recv_slots; i++) {
+        int rc = post_slot(ep, i);
+        if (rc < 0) {
+            ep->ops->qp_destroy(ep->qp);
+            ep->qp = NULL;
+            return rc;
+        }
+    }
+    ep->cm = id;
+    ep->state = EXSI_EP_READY;
+    return 0;
+}
+
+int exsi_ep_open_engine(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
+{
+    EXSI_TRY(ep->engine->ep_open(ep, cfg));
+    ep->opened = true;
+    return 0;
+}
+
+void exsi_ep_up(struct exsi_endpoint *ep)
+{
+    if (ep->state != EXSI_EP_READY) return;
+    ep->state = EXSI_EP_UP;
+    ep->engine->on_up(ep);
+}
+
+void exsi_ep_free(struct exsi_endpoint *ep)
+{
+    assert(exsi_list_empty(&ep->attached));
+    ep->state = EXSI_EP_DEAD;
+    if (ep->qp) ep->ops->qp_destroy(ep->qp);
+    if (ep->cm) ep->ops->cm_destroy(ep->cm);
+    ep->qp = NULL;
+    ep->cm = NULL;
+    /* After the queue pair: its keys bar the regions behind them from going. */
+    if (ep->opened) ep->engine->ep_close(ep);
+    ep->opened = false;
+    if (ep->recv_mr) ep->ops->dereg_mr(ep->dev, ep->recv_mr);
+    ep->recv_mr = NULL;
+    exsi_list_unlink(&ep->dirty_node);
+    exsi_list_unlink(&ep->group_node);
+    exsi_list_append(&ep->group->dead, &ep->group_node);
+}
+
+void exsi_group_reap(struct exsi_group *g)
+{
+    exsi_list_for_safe(ep, &g->dead, struct exsi_endpoint, group_node)
+    {
+        exsi_list_unlink(&ep->group_node);
+        free(ep->recv_mem);
+        free(ep->sq_fifo);
+        free(ep);
+    }
+}
+
+int exsi_ep_attach(struct exsi_endpoint *ep, struct exsi_attach *at)
+{
+    at->ep = ep;
+    int rc = ep->engine->attach(at);
+    if (rc < 0) {
+        at->ep = NULL;
+        return rc;
+    }
+    exsi_list_append(&ep->attached, &at->node);
+    return 0;
+}
+
+void exsi_ep_detach(struct exsi_attach *at)
+{
+    if (!at->ep) return;
+    at->ep->engine->detach(at);
+    exsi_list_unlink(&at->node);
+    at->ep = NULL;
+}
+
+/* --- sending ------------------------------------------------------------------------------- */
+
+bool exsi_ep_room(struct exsi_endpoint *ep, uint32_t n)
+{
+    if (ep->attr.send_wr - ep->sq_used >= n) return true;
+    ep->room_wanted = true;
+    return false;
+}
+
+uint32_t exsi_ep_write_cost(const struct exsi_endpoint *ep)
+{
+    return ep->immediate ? 1 : 2;
+}
+
+static bool can_post(const struct exsi_endpoint *ep)
+{
+    return ep->qp && (ep->state == EXSI_EP_UP || ep->state == EXSI_EP_READY);
+}
+
+/* Account for one posted request. */
+static void sq_charge(struct exsi_endpoint *ep, bool signalled)
+{
+    ep->sq_used++;
+    if (!signalled) {
+        ep->sq_unsignalled++;
+        return;
+    }
+    uint32_t at = ep->sq_fifo_head + ep->sq_fifo_len++;
+    if (at >= ep->attr.send_wr) at -= ep->attr.send_wr;
+    ep->sq_fifo[at] = (uint16_t)(ep->sq_unsignalled + 1);
+    ep->sq_unsignalled = 0;
+}
+
+/* A signalled request completed. */
+static void sq_retire(struct exsi_endpoint *ep)
+{
+    assert(ep->sq_fifo_len > 0);
+    ep->sq_used -= ep->sq_fifo[ep->sq_fifo_head];
+    if (++ep->sq_fifo_head == ep->attr.send_wr) ep->sq_fifo_head = 0;
+    ep->sq_fifo_len--;
+}
+
+/* Every quarter of the queue one of our own requests is signalled, so that room comes back. */
+static bool sq_sign_own(const struct exsi_endpoint *ep, uint32_t before)
+{
+    return ep->sq_unsignalled + before + 1 >= ep->attr.send_wr / 4;
+}
+
+static void mark_dirty(struct exsi_endpoint *ep)
+{
+    if (exsi_list_empty(&ep->dirty_node)) exsi_list_append(&ep->group->dirty, &ep->dirty_node);
+}
+
+/* The account is only charged for what the device took. */
+static int post(struct exsi_endpoint *ep, const struct exsi_send_wr *wr, int n)
+{
+    int rc = ep->ops->post_send(ep->qp, wr, n);
+    if (rc < 0) {
+        exsi_ep_fail(ep, -rc, "the device refused a work request");
+        return rc;
+    }
+    for (int i = 0; i < n; i++) sq_charge(ep, wr[i].flags & EXSI_WR_SIGNALED);
+    mark_dirty(ep);
+    return 0;
+}
+
+static void fill_own(struct exsi_send_wr *wr, enum exsi_wr_op op, bool signalled)
+{
+    wr->wr_id = WR_OWN;
+    wr->op = op;
+    wr->flags = signalled ? EXSI_WR_SIGNALED : 0;
+    wr->num_sge = 0;
+    wr->rkey = 0;
+    wr->imm = 0;
+    wr->raddr = 0;
+}
+
+static void fill_inline(struct exsi_send_wr *wr, const void *data, uint32_t len)
+{
+    wr->flags |= EXSI_WR_INLINE;
+    wr->num_sge = 1;
+    wr->sge[0].addr = (void *)(uintptr_t)data;
+    wr->sge[0].len = len;
+    wr->sge[0].mr = NULL;
+}
+
+int exsi_ep_send(struct exsi_endpoint *ep, const void *data, uint32_t len, bool solicited)
+{
+    if (!can_post(ep)) return -EPIPE;
+    if (len > ep->dev->caps.max_inline) return -EMSGSIZE;
+    struct exsi_send_wr wr;
+    fill_own(&wr, EXSI_WR_SEND, sq_sign_own(ep, 0));
+    fill_inline(&wr, data, len);
+    if (solicited) wr.flags |= EXSI_WR_SOLICITED;
+    return post(ep, &wr, 1);
+}
+
+static void fill_write(struct exsi_send_wr *wr, uint64_t wr_id, const void *src, uint32_t len, struct exsi_dmr *mr,
+                       uint64_t raddr, uint32_t rkey)
+{
+    wr->wr_id = wr_id;
+    wr->op = EXSI_WR_WRITE;
+    wr->flags = EXSI_WR_SIGNALED;
+    wr->num_sge = 1;
+    wr->rkey = rkey;
+    wr->imm = 0;
+    wr->raddr = raddr;
+    wr->sge[0].addr = (void *)(uintptr_t)src;
+    wr->sge[0].len = len;
+    wr->sge[0].mr = mr;
+}
+
+int exsi_ep_write(struct exsi_endpoint *ep, uint64_t wr_id, const void *src, uint32_t len, struct exsi_dmr *mr,
+                  uint64_t raddr, uint32_t rkey, uint32_t word)
+{
+    if (!can_post(ep)) return -EPIPE;
+    struct exsi_send_wr wr[2];
+    if (ep->immediate) {
+        if (len)
+            fill_write(wr, wr_id, src, len, mr, raddr, rkey);
+        else
+            fill_own(wr, EXSI_WR_WRITE_IMM, sq_sign_own(ep, 0));
+        wr[0].op = EXSI_WR_WRITE_IMM;
+        wr[0].imm = word;
+        return post(ep, wr, 1);
+    }
+    exsi_be32 notice = exsi_put32(word);
+    struct exsi_send_wr *send = wr;
+    if (len) fill_write(send++, wr_id, src, len, mr, raddr, rkey);
+    /* Behind a WRITE, which is signalled, the count starts anew. */
+    fill_own(send, EXSI_WR_SEND, len ? ep->attr.send_wr / 4 <= 1 : sq_sign_own(ep, 0));
+    fill_inline(send, &notice, sizeof notice);
+    return post(ep, wr, len ? 2 : 1);
+}
+
+int exsi_ep_write_silent(struct exsi_endpoint *ep, uint64_t wr_id, const void *src, uint32_t len, struct exsi_dmr *mr,
+                         uint64_t raddr, uint32_t rkey)
+{
+    if (!can_post(ep)) return -EPIPE;
+    struct exsi_send_wr wr;
+    fill_write(&wr, wr_id, src, len, mr, raddr, rkey);
+    return post(ep, &wr, 1);
+}
+
+int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey)
+{
+    if (!ep->qp) return -EPIPE;
+    if (ep->dev->caps.has_key_per_range) return ep->ops->key_bind(ep->qp, mr, addr, len, rkey);
+    *rkey = mr->rkey;
+    return 0;
+}
+
+int exsi_ep_key_invalidate(struct exsi_endpoint *ep, uint32_t rkey, uint64_t wr_id)
+{
+    if (!ep->dev->caps.has_key_per_range || !ep->qp) return 0;
+    return ep->ops->key_invalidate(ep->qp, rkey, wr_id);
+}
+
+void exsi_group_flush(struct exsi_group *g)
+{
+    struct exsi_endpoint *ep;
+    while ((ep = exsi_list_first(&g->dirty, struct exsi_endpoint, dirty_node))) {
+        exsi_list_unlink(&ep->dirty_node);
+        if (ep->qp) ep->ops->qp_flush(ep->qp);
+    }
+}
+
+/* --- completions ----------------------------------------------------------------------------- */
+
+/* The copy is what makes the slot free before the engine sees the message. */
+static void received(struct exsi_endpoint *ep, const struct exsi_wc *wc)
+{
+    uint8_t copy[MAX_SLOT];
+    uint32_t slot = (uint32_t)wc->wr_id, len = 0;
+    if (wc->op == EXSI_WC_RECV) {
+        len = exsi_min_u32(wc->byte_len, ep->attr.recv_slot_len);
+        memcpy(copy, ep->recv_mem + (size_t)slot * ep->attr.recv_slot_len, len);
+    }
+    int rc = post_slot(ep, slot);
+    if (rc < 0) {
+        exsi_ep_fail(ep, -rc, "a receive could not be posted again");
+        return;
+    }
+    ep->engine->on_recv(ep, copy, len, wc->op == EXSI_WC_RECV_IMM ? &wc->imm : NULL);
+}
+
+static void sent(struct exsi_endpoint *ep, const struct exsi_wc *wc)
+{
+    /* After an error also unsignalled requests complete, and the account means nothing any more. */
+    if (wc->error == 0 && ep->state < EXSI_EP_FAILING) sq_retire(ep);
+    if (wc->op != EXSI_WC_SEND && wc->wr_id != WR_OWN) ep->engine->on_write_done(ep, wc->wr_id, wc->error);
+    if (ep->room_wanted && ep->state < EXSI_EP_FAILING) {
+        ep->room_wanted = false;
+        ep->engine->on_room(ep);
+    }
+}
+
+void exsi_ep_completion(struct exsi_endpoint *ep, const struct exsi_wc *wc)
+{
+    if (ep->state == EXSI_EP_DEAD) return;
+    /* ECANCELED is a flush: the error that caused it is told elsewhere, by DISCONNECTED at the latest. */
+    if (wc->error != 0 && wc->error != ECANCELED)
+        exsi_ep_fail(ep, wc->error, "work request failed, device status %u", wc->vendor);
+    switch (wc->op) {
+    case EXSI_WC_RECV:
+    case EXSI_WC_RECV_IMM:
+        if (wc->error == 0 && ep->state < EXSI_EP_FAILING) received(ep, wc);
+        break;
+    case EXSI_WC_SEND:
+    case EXSI_WC_WRITE:
+    case EXSI_WC_READ: sent(ep, wc); break;
+    case EXSI_WC_INVALIDATE:
+        if (wc->error == 0) ep->engine->on_invalidated(ep, wc->wr_id);
+        break;
+    }
+}
+
+void exsi_ep_fail(struct exsi_endpoint *ep, int error, const char *fmt, ...)
+{
+    if (ep->state >= EXSI_EP_FAILING) return;
+    char text[EXSI_LOG_TEXT];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    ep->error = error;
+    ep->state = EXSI_EP_FAILING;
+    exsi_log(&ep->group->ctx->log, error == ECONNABORTED ? EXSI_LOG_DEBUG : EXSI_LOG_WARNING, ep->log_id,
+             "connection ends: %s (errno %d)", text, error);
+    if (ep->qp) ep->ops->qp_abort(ep->qp);
+}
+
+void exsi_ep_disconnected(struct exsi_endpoint *ep, int error)
+{
+    if (ep->state == EXSI_EP_DEAD) return;
+    if (ep->error == 0) ep->error = error;
+    ep->state = EXSI_EP_DEAD;
+    if (ep->opened) ep->engine->on_error(ep);
+}

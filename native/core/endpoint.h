@@ -16,6 +16,7 @@
 #include "core/op.h"
 
 struct exsi_engine_ops;
+struct exsi_engine_config;
 struct exsi_endpoint;
 
 /* What a change means for the socket above; bits. */
@@ -66,6 +67,8 @@ struct exsi_endpoint {
     int error;                          /* first error, positive; what every operation ends with */
     bool active;                        /* we dialled: we speak first */
     bool immediate;                     /* both sides have immediate data */
+    bool opened;                        /* engine->ep_open succeeded: _free calls ep_close */
+    bool room_wanted;                   /* exsi_ep_room said no: on_room is owed */
     struct exsi_ep_attr attr;
     uint8_t *recv_mem;
     struct exsi_dmr *recv_mr;
@@ -78,21 +81,32 @@ struct exsi_endpoint {
 
 EXSI_MUST_CHECK int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi_engine_ops *engine,
                                 const struct exsi_ep_attr *attr, struct exsi_stats *stats, struct exsi_endpoint **out);
-/* Create the queue pair on id (NULL: raw) and post every receive. */
+/* Create the queue pair on id (NULL: raw) and post every receive.  On success the endpoint owns id. */
 EXSI_MUST_CHECK int exsi_ep_make_qp(struct exsi_endpoint *ep, struct exsi_cm_id *id);
-/* Destroys queue pair and id.  No operation is left; the endpoint is freed after the current pass. */
+/* engine->ep_open, once the queue pair is there; remembered, so that _free closes it. */
+EXSI_MUST_CHECK int exsi_ep_open_engine(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg);
+/* ESTABLISHED: state UP and engine->on_up.  (Receives may have come before it on the passive side.) */
+void exsi_ep_up(struct exsi_endpoint *ep);
+/* Destroys queue pair and id, then closes the engine's half.  No operation is left; the memory is freed
+ * by exsi_group_reap, after the current pass. */
 void exsi_ep_free(struct exsi_endpoint *ep);
+/* Free the endpoints that ended in this pass: last step of progress, and of closing a group. */
+void exsi_group_reap(struct exsi_group *g);
 
-void exsi_ep_attach(struct exsi_endpoint *ep, struct exsi_attach *at);
+/* Link and unlink; engine->attach and ->detach are called from here. */
+EXSI_MUST_CHECK int exsi_ep_attach(struct exsi_endpoint *ep, struct exsi_attach *at);
 void exsi_ep_detach(struct exsi_attach *at);
 
-/* Room for n work requests (a WRITE with its notice counts as 2 without immediate data)? */
-bool exsi_ep_room(const struct exsi_endpoint *ep, uint32_t n);
+/* Room for n work requests (a WRITE with its notice counts as 2 without immediate data)?  If not,
+ * engine->on_room will be called when some came back. */
+bool exsi_ep_room(struct exsi_endpoint *ep, uint32_t n);
 uint32_t exsi_ep_write_cost(const struct exsi_endpoint *ep);
-/* SEND of len bytes, copied.  Needs room for 1.  Fails only if the endpoint is dead. */
+/* SEND of len bytes, copied.  Needs room for 1.  Fails only if the endpoint is dead, or with -EMSGSIZE
+ * above what the device copies. */
 EXSI_MUST_CHECK int exsi_ep_send(struct exsi_endpoint *ep, const void *data, uint32_t len, bool solicited);
 /* WRITE of one piece and, in order behind it, the notice WORD: as immediate data, or as a 4-byte SEND.
- * len 0: only the notice.  engine->on_write_done(wr_id) when the source is free.  Needs room for write_cost. */
+ * len 0: only the notice, and no on_write_done.  Else engine->on_write_done(wr_id) when the source is
+ * free; these come in posting order.  Needs room for write_cost. */
 EXSI_MUST_CHECK int exsi_ep_write(struct exsi_endpoint *ep, uint64_t wr_id, const void *src, uint32_t len,
                                   struct exsi_dmr *mr, uint64_t raddr, uint32_t rkey, uint32_t word);
 /* WRITE without a notice (SMC-R: CDC follows as a SEND of its own). */
