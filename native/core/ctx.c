@@ -1,2 +1,166 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#include "base/base.h"
+/* The root object: opening and freeing it, its devices, its tables of handles.
+ * Invariant: devices[i].entry never changes after open; devices[i].dev goes from NULL to a device once. */
+#include "core/ctx.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/eq.h"
+#include "core/mr.h"
+
+/* A page that the kernel empties in a child: one load tells whether we are still who we were. */
+static int open_fork_page(struct exsi_ctx *ctx)
+{
+    size_t len = sizeof *ctx->fork_page;
+    void *page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return -errno;
+    if (madvise(page, len, MADV_WIPEONFORK) < 0) {
+        int rc = -errno;
+        munmap(page, len);
+        return rc;
+    }
+    ctx->fork_page = page;
+    *ctx->fork_page = 1;
+    return 0;
+}
+
+static void list_devices(struct exsi_ctx *ctx)
+{
+    int n;
+    const struct exsi_device_entry *entries = exsi_device_registry(&n);
+    assert(n <= EXSI_MAX_DEVICES);
+    for (int i = 0; i < n; i++) ctx->devices[i].entry = &entries[i];
+    ctx->n_devices = n;
+}
+
+int exsi_ctx_open(struct exsi_ctx **out)
+{
+    struct exsi_ctx *ctx = calloc(1, sizeof *ctx);
+    if (!ctx) return -ENOMEM;
+    int rc = open_fork_page(ctx);
+    if (rc < 0) goto fail_page;
+    rc = exsi_mr_table_open(ctx);
+    if (rc < 0) goto fail_table;
+
+    pthread_mutex_init(&ctx->lock, NULL);
+    exsi_log_init(&ctx->log);
+    exsi_slab_init(&ctx->groups, EXSI_HANDLE_GROUP, sizeof(void *));
+    exsi_slab_init(&ctx->eqs, EXSI_HANDLE_EQ, sizeof(void *));
+    exsi_slab_init(&ctx->sockets, EXSI_HANDLE_SOCKET, sizeof(void *));
+    exsi_slab_init(&ctx->endpoints, EXSI_HANDLE_ENDPOINT, sizeof(void *));
+    list_devices(ctx);
+    *out = ctx;
+    return 0;
+
+fail_table:
+    munmap((void *)(uintptr_t)ctx->fork_page, sizeof *ctx->fork_page);
+fail_page:
+    free(ctx);
+    return rc;
+}
+
+/* Groups are gone, and with them every operation: no queue has a reserved slot but for events that
+ * nobody fetched. */
+static void close_queues(struct exsi_ctx *ctx)
+{
+    for (uint32_t i = 0; i < ctx->eqs.cap; i++) {
+        struct exsi_eq **slot = exsi_slab_at(&ctx->eqs, i, NULL);
+        if (!slot) continue;
+        int rc = exsi_eq_close(*slot);
+        assert(rc == 0);
+        (void)rc;
+    }
+}
+
+void exsi_ctx_free(struct exsi_ctx *ctx)
+{
+    /* Descriptors and mappings in a child are the parent's too; locks may be held for ever. */
+    if (exsi_ctx_check(ctx) < 0) return;
+    assert(ctx->groups.used == 0 && ctx->sockets.used == 0 && ctx->endpoints.used == 0);
+    close_queues(ctx);
+    exsi_mr_table_close(ctx);
+    for (int i = 0; i < ctx->n_devices; i++) {
+        struct exsi_open_device *d = &ctx->devices[i];
+        if (d->dev) d->entry->ops->close(d->dev);
+    }
+    exsi_slab_fini(&ctx->endpoints);
+    exsi_slab_fini(&ctx->sockets);
+    exsi_slab_fini(&ctx->eqs);
+    exsi_slab_fini(&ctx->groups);
+    exsi_log_fini(&ctx->log);
+    pthread_mutex_destroy(&ctx->lock);
+    munmap((void *)(uintptr_t)ctx->fork_page, sizeof *ctx->fork_page);
+    free(ctx);
+}
+
+/* --- devices -------------------------------------------------------------------------------------- */
+
+/* A failure is not remembered: the next caller may have more descriptors or permissions. */
+static void try_device(struct exsi_ctx *ctx, struct exsi_open_device *d)
+{
+    if (d->dev) return;
+    d->tried = true;
+    d->reason[0] = '\0';
+    if (!d->entry->ops) {
+        snprintf(d->reason, sizeof d->reason, "%s", d->entry->absent);
+        return;
+    }
+    struct exsi_device *dev = NULL;
+    int rc = d->entry->ops->open(&ctx->log, &dev, d->reason);
+    if (rc == 0)
+        d->dev = dev;
+    else if (!d->reason[0])
+        snprintf(d->reason, sizeof d->reason, "%s: open failed with error %d", d->entry->name, -rc);
+}
+
+int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason)
+{
+    const char *why = "";
+    *out = NULL;
+    if (reason) reason[0] = '\0';
+    pthread_mutex_lock(&ctx->lock);
+    struct exsi_open_device *d = NULL;
+    for (int i = 0; i < ctx->n_devices && !d; i++)
+        if (strcmp(ctx->devices[i].entry->name, name) == 0) d = &ctx->devices[i];
+    if (d) {
+        try_device(ctx, d);
+        *out = d->dev;
+        why = d->reason;
+    }
+    if (!*out && reason) {
+        if (d)
+            snprintf(reason, EXSI_REASON_MAX, "%s", why);
+        else
+            snprintf(reason, EXSI_REASON_MAX, "there is no device of the name \"%.32s\"", name);
+    }
+    pthread_mutex_unlock(&ctx->lock);
+    return *out ? 0 : -EOPNOTSUPP;
+}
+
+int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev)
+{
+    for (int i = 0; i < ctx->n_devices; i++)
+        if (ctx->devices[i].entry->ops == dev->ops) return i;
+    return -EINVAL;
+}
+
+/* --- tables of handles ---------------------------------------------------------------------------- */
+
+int exsi_table_add(struct exsi_ctx *ctx, struct exsi_slab *table, void *object, uint64_t *handle)
+{
+    pthread_mutex_lock(&ctx->lock);
+    void **slot = exsi_slab_take(table, handle);
+    if (slot) *slot = object;
+    pthread_mutex_unlock(&ctx->lock);
+    return slot ? 0 : -ENOMEM;
+}
+
+void exsi_table_remove(struct exsi_ctx *ctx, struct exsi_slab *table, uint64_t handle)
+{
+    pthread_mutex_lock(&ctx->lock);
+    exsi_slab_give(table, handle);
+    pthread_mutex_unlock(&ctx->lock);
+}

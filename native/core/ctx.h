@@ -51,7 +51,7 @@ EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
 /* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled. */
 EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out,
                                     char *reason);
-/* Its index in ctx->devices (and in every array that goes with it).  No lock needed. */
+/* Its index in ctx->devices (and in every array that goes with it); -EINVAL for a stranger.  No lock needed. */
 int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev);
 
 /* The tables of handles: slabs whose objects are one pointer each.  _add and _remove take ctx->lock; for

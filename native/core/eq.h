@@ -10,7 +10,8 @@
  * Signals.  Whoever wants to sleep on epoll_fd arms the queue, makes one more progress pass, and looks
  * once more; a push to an armed queue signals event_fd.  While an API call runs that will report what
  * lies in the queue (quiet), a push leaves the signal away, unless some thread is inside a blocking
- * dequeue.  Invariant: if the queue is armed, not quiet and not empty, event_fd is readable. */
+ * dequeue.  Invariant: if the queue is armed and not empty, event_fd is readable, or the API call that
+ * kept it quiet owes its caller the count of what is there. */
 #ifndef EXSI_EQ_H
 #define EXSI_EQ_H
 

@@ -14,6 +14,7 @@
 #include "core/event.h"
 
 struct exsi_op;
+struct exsi_thread;
 
 struct exsi_group {
     struct exsi_ctx *ctx;
@@ -38,13 +39,19 @@ struct exsi_group {
     bool caller_done;
     struct exsi_event caller_event;       /* valid when caller_done */
 
+    /* sock/'s: prepared by exsi_sock_group_init. */
+    struct exsi_list sockets;             /* every socket whose memory the core still needs */
+    struct exsi_list changed;             /* sockets to look at before the lock is left */
+    struct exsi_thread *thread;           /* threaded groups: who runs the progress */
+
     atomic_uint refs;
     bool closed;                          /* under lock */
 };
 
 EXSI_MUST_CHECK int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out);
-/* Every socket and endpoint has been ended by sock/.  Takes the lock itself; drops the table's reference. */
-void exsi_group_close(struct exsi_group *g);
+/* Every socket and endpoint has been ended by sock/.  Takes the lock itself; drops the table's reference.
+ * -EBADF if somebody else closed it. */
+EXSI_MUST_CHECK int exsi_group_close(struct exsi_group *g);
 /* The group behind a handle with a reference more, or NULL. */
 EXSI_MUST_CHECK struct exsi_group *exsi_group_get(struct exsi_ctx *ctx, uint64_t handle);
 void exsi_group_put(struct exsi_group *g);

@@ -49,6 +49,9 @@ struct exsi_op {
     struct exsi_iov *iov;    /* iov1, or allocated */
     struct exsi_iov iov1;
     void *staging;           /* copy of a small unregistered send, or bounce of a scattered receive */
+    struct exsi_iov *scatter; /* sock/'s: the caller's pieces of a receive that bounces */
+    uint32_t n_scatter;
+    uint64_t cancel_ns;      /* sock/'s: when the end was asked for, 0: not */
     struct exsi_dmr *staging_dmr;
     struct exsi_device *staging_dev; /* that staging_dmr belongs to */
     uint64_t len;            /* sum of iov */
