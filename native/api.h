@@ -61,6 +61,12 @@ int exsi_eq_count(exsi_ctx *ctx, uint64_t eq);
 /* Run the queue's inline group once, then take events.  An empty result arms the descriptor: only then
  * may the caller sleep on it.  spin_us: poll that long for a first event. */
 int exsi_eq_drain(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, uint32_t spin_us);
+/* As exsi_eq_drain without spinning, for a loop that will look again before it sleeps: never arms, and disarms
+ * what was armed, so that peers need not ring and pushes cost no system call. */
+int exsi_eq_poll(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max);
+/* The descriptor is readable until the next drain or poll: for a loop that has taken events when it was already
+ * on its way to sleep. */
+int exsi_eq_kick(exsi_ctx *ctx, uint64_t eq);
 /* Wait for at least `least` events, at most timeout_us (negative: no limit); wait: enum exsi_wait.
  * Returns how many (maybe fewer on time-out), -EINTR if a signal came and none was there, -EBADF if
  * the queue was freed meanwhile. */
@@ -137,6 +143,9 @@ int exsi_send_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, u
                    uint64_t eq, exsi_posted *out);
 int exsi_recv_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
                    uint64_t eq, exsi_posted *out);
+/* The same for one range cut into pieces of `piece` bytes (the last one may be shorter). */
+int exsi_send_split(exsi_ctx *ctx, uint64_t sock, void *base, size_t len, size_t piece, uint32_t flags, uint64_t mr,
+                    uint64_t cookie, uint64_t eq, exsi_posted *out);
 /* flags: EXSI_OPF_POLL_IN, EXSI_OPF_POLL_OUT; event.value: which hold. */
 int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out);
 /* how: SHUT_WR or SHUT_RD; SHUT_WR is over when the FIN was given to the device. */

@@ -93,6 +93,8 @@ int exsi_eq_fd(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_depth(exsi_ctx *ctx, uint64_t eq, uint32_t depth);
 int exsi_eq_count(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_drain(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, uint32_t spin_us);
+int exsi_eq_poll(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max);
+int exsi_eq_kick(exsi_ctx *ctx, uint64_t eq);
 
 enum exsi_wait { EXSI_WAIT_ADAPTIVE, EXSI_WAIT_NOTIFY, EXSI_WAIT_BUSY };
 int exsi_eq_wait(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, int least, int64_t timeout_us, int wait,
@@ -154,6 +156,8 @@ int exsi_send_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, u
                    uint64_t eq, exsi_posted *out);
 int exsi_recv_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
                    uint64_t eq, exsi_posted *out);
+int exsi_send_split(exsi_ctx *ctx, uint64_t sock, void *base, size_t len, size_t piece, uint32_t flags, uint64_t mr,
+                    uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_shutdown(exsi_ctx *ctx, uint64_t sock, int how, uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_socket_close(exsi_ctx *ctx, uint64_t sock, int abort, uint64_t cookie, uint64_t eq, exsi_posted *out);
