@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Copies of memory that may vanish, and the question which memory that is. */
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/copy.h"
@@ -60,6 +65,45 @@ static void test_truncated_file_is_an_error_and_no_signal(void)
     munmap(at, 4 * PAGE);
     close(fd);
     ok(exsi_copy(mine, at, 1, true) == -EFAULT, "not mapped at all");
+}
+
+/* What a container's filter does: process_vm_readv is refused. */
+static void forbid_process_vm_readv(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof code / sizeof code[0], .filter = code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(77);
+}
+
+/* In a child, since a filter cannot be taken off again: 0, 77 for "no filters here", or a number for what failed. */
+static int copy_in_a_sandbox(void)
+{
+    static uint8_t src[3 * PAGE + 5], dst[sizeof src];
+    int fd = file_of(PAGE);
+    uint8_t *at = map(PAGE, MAP_SHARED, fd);
+    for (size_t i = 0; i < sizeof src; i++) src[i] = (uint8_t)(i >> 2);
+    forbid_process_vm_readv();
+    if (exsi_copy(dst, src, sizeof src, true) != 0 || memcmp(dst, src, sizeof src) != 0) return 1;
+    must(ftruncate(fd, 0) == 0);
+    if (exsi_copy(dst, at, PAGE, true) != -EFAULT) return 2;
+    if (exsi_copy(at, src, PAGE, true) != -EFAULT) return 3;
+    return 0;
+}
+
+static void test_sandbox_that_forbids_the_system_call(void)
+{
+    int status;
+    pid_t child = fork();
+    must(child >= 0);
+    if (child == 0) _exit(copy_in_a_sandbox());
+    must(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    ok(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 77, "copies work by a pipe then (%d)", WEXITSTATUS(status));
 }
 
 static void test_anonymous_memory_is_not_fragile(void)
@@ -122,6 +166,7 @@ int main(void)
     test_plain_copy();
     test_fragile_copy_of_healthy_memory();
     test_truncated_file_is_an_error_and_no_signal();
+    test_sandbox_that_forbids_the_system_call();
     test_anonymous_memory_is_not_fragile();
     test_files_are_fragile();
     test_holes_and_mixtures();

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/eq.h"
@@ -198,6 +199,16 @@ static void test_ctx_devices_and_fork_page(void)
     ok(!exsi_group_get(ctx, handle) && exsi_group_close(mine) == -EBADF, "and the handle, once");
     exsi_group_put(mine);
     ok(exsi_ctx_check(ctx) == 0, "the context is ours");
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        int rc = exsi_ctx_check(ctx);
+        exsi_ctx_free(ctx);
+        _exit(rc == -EINVAL && null_state.opened == 1 ? 0 : 1);
+    }
+    int status;
+    must(child > 0 && waitpid(child, &status, 0) == child);
+    ok(status == 0, "but a child's it is not, and there nothing is freed");
     exsi_ctx_free(ctx);
     ok(null_state.opened == 0, "freeing closes the device");
 }
