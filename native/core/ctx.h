@@ -2,8 +2,9 @@
 /* The root object: devices, memory table, log, counters, and the lists of everything that hangs off
  * it.  There may be several in one process (tests do it); nothing of the core is global.
  *
- * Locks, always taken in this order, and never held across a system call that may block:
- *   ctx->lock (tables of handles; rare)  <  group->lock (everything a group owns)  <  eq->lock.
+ * Locks: group->lock (everything a group owns)  <  eq->lock, in this order, and never held across a system
+ * call that may block.  ctx->lock (tables of handles, sum of closed sockets) is a leaf: it may be taken under
+ * a group's lock, for a child socket is born in the middle of progress, and nothing is locked under it.
  * The memory table has no lock on the data path (core/mr.h). */
 #ifndef EXSI_CTX_H
 #define EXSI_CTX_H

@@ -228,6 +228,21 @@ int exsi_eq_disarm(struct exsi_eq *eq)
     return changed;
 }
 
+void exsi_eq_kick_fd(struct exsi_eq *eq)
+{
+    pthread_mutex_lock(&eq->lock);
+    signal_on(eq);
+    pthread_mutex_unlock(&eq->lock);
+}
+
+bool exsi_eq_is_closed(struct exsi_eq *eq)
+{
+    pthread_mutex_lock(&eq->lock);
+    bool closed = eq->closed;
+    pthread_mutex_unlock(&eq->lock);
+    return closed;
+}
+
 void exsi_eq_wait_begin(struct exsi_eq *eq)
 {
     pthread_mutex_lock(&eq->lock);

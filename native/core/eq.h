@@ -67,6 +67,9 @@ uint32_t exsi_eq_len(struct exsi_eq *eq);
 EXSI_MUST_CHECK int exsi_eq_arm(struct exsi_eq *eq);
 /* Nobody sleeps: pushes cost no system call.  1 if this call disarmed it, else 0.  Same lock. */
 EXSI_MUST_CHECK int exsi_eq_disarm(struct exsi_eq *eq);
+/* Readable until the next take that leaves the queue empty, whatever it holds. */
+void exsi_eq_kick_fd(struct exsi_eq *eq);
+bool exsi_eq_is_closed(struct exsi_eq *eq);
 /* Around the body of a blocking dequeue: pushes signal for this thread even during quiet calls. */
 void exsi_eq_wait_begin(struct exsi_eq *eq);
 void exsi_eq_wait_end(struct exsi_eq *eq);

@@ -16,6 +16,8 @@ int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out
     exsi_list_init(&g->endpoints);
     exsi_list_init(&g->dirty);
     exsi_list_init(&g->dead);
+    exsi_list_init(&g->sockets);
+    exsi_list_init(&g->changed);
     exsi_slab_init(&g->ops, EXSI_HANDLE_OP, sizeof(struct exsi_op));
     int rc = exsi_poller_init(&g->poller);
     if (rc < 0) goto fail_poller;
@@ -43,7 +45,6 @@ int exsi_group_close(struct exsi_group *g)
     g->closed = true;
     exsi_group_unlock(g);
     if (was_closed) return -EBADF;
-    /* Without the group's lock: the context's comes first in the order. */
     exsi_table_remove(ctx, &ctx->groups, g->handle);
 
     exsi_group_lock(g);

@@ -39,10 +39,11 @@ struct exsi_group {
     bool caller_done;
     struct exsi_event caller_event;       /* valid when caller_done */
 
-    /* sock/'s: prepared by exsi_sock_group_init. */
+    /* sock/'s. */
     struct exsi_list sockets;             /* every socket whose memory the core still needs */
     struct exsi_list changed;             /* sockets to look at before the lock is left */
     struct exsi_thread *thread;           /* threaded groups: who runs the progress */
+    bool ending;                          /* under lock: no new sockets, exsi_group_close follows */
 
     atomic_uint refs;
     bool closed;                          /* under lock */

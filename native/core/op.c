@@ -96,15 +96,17 @@ void exsi_op_finish(struct exsi_op *op, int error, uint64_t value)
     assert(error >= 0);
     struct exsi_group *g = op->group;
     struct exsi_eq *eq = op->eq;
+    bool of_caller = g->caller_op == op;
+    op->error = error;
+    if (op->kind == EXSI_OP_RECV) op->done = value;
+    count_op(op, value);
+    if (op->attach && op->attach->finished) op->attach->finished(op->attach, op);
     struct exsi_event ev = {.cookie = op->cookie,
                             .value = value,
                             .extra = op->extra,
-                            .error = error,
+                            .error = op->error,
                             .kind = op->kind,
                             .flags = op->event_flags};
-    bool of_caller = g->caller_op == op;
-    count_op(op, value);
-    if (op->attach && op->attach->finished) op->attach->finished(op->attach, op);
     /* Before the event is out: its reader may close the region or the queue at once. */
     end_op(op);
     if (of_caller) {

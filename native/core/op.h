@@ -51,10 +51,12 @@ struct exsi_op {
     void *staging;           /* copy of a small unregistered send, or bounce of a scattered receive */
     struct exsi_iov *scatter; /* sock/'s: the caller's pieces of a receive that bounces */
     uint32_t n_scatter;
+    bool scatter_fragile;
     uint64_t cancel_ns;      /* sock/'s: when the end was asked for, 0: not */
     struct exsi_dmr *staging_dmr;
     struct exsi_device *staging_dev; /* that staging_dmr belongs to */
     uint64_t len;            /* sum of iov */
+    int error;               /* set by _finish; attach.finished may still change it */
     uint64_t done;           /* send: bytes whose source is free again; recv: bytes placed */
     uint16_t event_flags;
     uint64_t extra;
@@ -62,15 +64,18 @@ struct exsi_op {
         struct {
             uint64_t posted;     /* bytes given to the device */
             uint32_t in_flight;  /* WRITEs not completed */
-            uint32_t begun;      /* seqpacket: an advertisement is taken */
+            bool begun;          /* seqpacket: an advertisement is taken */
+            bool cut;            /* stream: what was not posted is dropped */
         } send;
         struct {
-            uint32_t adv_id;     /* live advertisement, 0: none */
-            uint32_t adv_len;    /* bytes it covers */
-            uint32_t rkey;
-            uint32_t key_pending;/* an invalidation is on its way */
             uint64_t adv_ind;
-            uint64_t filled;     /* bytes arrived for it (done follows when copied or noticed) */
+            uint32_t adv_id;     /* live advertisement, 0: none */
+            uint32_t adv_len;    /* bytes that it still covers, from done on */
+            uint32_t rkey;
+            int32_t error;       /* ended: the result that waits */
+            uint8_t revoke;      /* engine/flow.h */
+            bool key_pending;    /* an invalidation is on its way: no event before it */
+            bool ended;          /* has its result */
         } recv;
     } e;
 };

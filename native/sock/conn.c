@@ -1,2 +1,416 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#include "base/base.h"
+/* From a name to a connected endpoint: bind, listen, connect, accept, and the events of connection
+ * management (es-api 2.2).
+ *
+ *   active   resolve -> RESOLVED: endpoint, hello, connect -> ESTABLISHED: the peer's hello, up
+ *   passive  REQUEST: check, child socket, endpoint, hello, accept -> ESTABLISHED: up, to be accepted
+ *
+ * Invariant: a connection id belongs to socket->cm until its endpoint has it, and to the endpoint from
+ * then on; whoever owns it destroys it, once. */
+#include "sock/sock.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "wire/exs_reject.h"
+
+#define RECV_SLOTS 64
+#define TRANSFER_MAX (1u << 28)
+
+static const struct exsi_device_ops *ops_of(const struct exsi_socket *s)
+{
+    return atomic_load_explicit(&s->dev, memory_order_relaxed)->ops;
+}
+
+/* --- device and endpoint ---------------------------------------------------------------------------- */
+
+static int choose_device(struct exsi_socket *s, struct exsi_part **part)
+{
+    struct exsi_device *dev = atomic_load_explicit(&s->dev, memory_order_relaxed);
+    if (!dev) {
+        const char *name = s->opt.device;
+        /* The best device that reaches the peer; there is one so far. */
+        if (!name[0] || strcmp(name, "auto") == 0) name = "soft";
+        EXSI_TRY(exsi_ctx_device(s->group->ctx, name, &dev, s->reason));
+    }
+    EXSI_TRY(exsi_group_part(s->group, dev, part));
+    /* Release: posts read it without the group's lock (xfer.c). */
+    atomic_store_explicit(&s->dev, dev, memory_order_release);
+    return 0;
+}
+
+static struct exsi_cm_options cm_options(const struct exsi_socket *s)
+{
+    return (struct exsi_cm_options){
+        .path = (enum exsi_path)s->opt.path,
+        .shm_ring_bytes = s->opt.ring_bytes,
+        .connect_timeout_ms = s->opt.connect_timeout_ms,
+        .keepalive_ms = s->opt.keepalive_ms,
+        .close_timeout_ms = s->opt.close_timeout_ms,
+        .crc = s->opt.crc,
+        .reuse_address = s->opt.reuse_address,
+        .reuse_port = s->opt.reuse_port,
+        .v6_only = s->opt.v6_only,
+    };
+}
+
+static struct exsi_engine_config engine_config(const struct exsi_socket *s, const struct exsi_device *dev)
+{
+    return (struct exsi_engine_config){
+        .ring_bytes = s->opt.ring_bytes,
+        .max_adverts = s->opt.max_adverts,
+        .recv_slots = RECV_SLOTS,
+        .max_transfer = exsi_min_u64(dev->caps.max_msg, TRANSFER_MAX),
+        .direct_threshold = s->opt.direct_threshold,
+        .direct_hold_us = s->opt.direct_hold_us,
+        .strict_keys = s->opt.strict_keys,
+    };
+}
+
+/* Takes the id, also when it fails. */
+static int make_endpoint(struct exsi_socket *s, struct exsi_cm_id *id, bool active)
+{
+    struct exsi_device *dev = atomic_load_explicit(&s->dev, memory_order_relaxed);
+    struct exsi_engine_config cfg = engine_config(s, dev);
+    struct exsi_ep_attr attr = {0};
+    struct exsi_endpoint *ep = NULL;
+    s->engine->ep_attr(&cfg, &attr);
+    int rc = exsi_ep_new(s->group, dev, s->engine, &attr, &s->stats, &ep);
+    if (rc < 0) {
+        dev->ops->cm_destroy(id);
+        return rc;
+    }
+    ep->owner = s;
+    ep->active = active;
+    ep->log_id = s->handle;
+    s->ep = ep;
+    rc = exsi_ep_make_qp(ep, id);
+    if (rc < 0) dev->ops->cm_destroy(id);
+    if (rc == 0) rc = exsi_ep_open_engine(ep, &cfg);
+    if (rc == 0) rc = exsi_ep_attach(ep, &s->attach);
+    if (rc < 0) exsi_conn_teardown(s);
+    return rc;
+}
+
+void exsi_conn_teardown(struct exsi_socket *s)
+{
+    if (s->cm) {
+        ops_of(s)->cm_destroy(s->cm);
+        s->cm = NULL;
+    }
+    if (!s->ep) return;
+    exsi_ep_detach(&s->attach);
+    exsi_ep_free(s->ep);
+    s->ep = NULL;
+}
+
+static void learn_names(struct exsi_socket *s)
+{
+    struct exsi_qp_info info = {0};
+    ops_of(s)->qp_query(s->ep->qp, &info);
+    memcpy(s->path, info.path, sizeof s->path);
+    s->local = info.local;
+    s->peer = info.peer;
+}
+
+static void hello_bytes(struct exsi_socket *s, uint8_t out[EXSI_HELLO_LEN])
+{
+    struct exsi_hello hello = {.version = EXSI_PROTOCOL_VERSION, .min_version = EXSI_PROTOCOL_VERSION};
+    s->engine->hello(s->ep, &hello);
+    hello.cookie = s->conn_cookie;
+    exsi_hello_encode(&hello, out);
+}
+
+static void come_up(struct exsi_socket *s)
+{
+    s->state = EXSI_SOCK_CONNECTED;
+    learn_names(s);
+    exsi_ep_up(s->ep);
+    exsi_sock_changed(&s->attach, 0);
+}
+
+/* --- listening -------------------------------------------------------------------------------------- */
+
+int exsi_conn_bind(struct exsi_socket *s, const union exsi_addr *addr)
+{
+    if (s->state != EXSI_SOCK_NEW || s->bound) return -EINVAL;
+    if (addr->sa.sa_family != s->family) return -EAFNOSUPPORT;
+    s->local = *addr;
+    s->bound = true;
+    return 0;
+}
+
+int exsi_conn_listen(struct exsi_socket *s, int backlog)
+{
+    s->backlog = backlog < 1 ? 1 : backlog;
+    if (s->state == EXSI_SOCK_LISTENING) return 0;
+    if (s->state != EXSI_SOCK_NEW) return s->state == EXSI_SOCK_CONNECTED ? -EISCONN : -EINVAL;
+    struct exsi_part *part;
+    EXSI_TRY(choose_device(s, &part));
+    union exsi_addr at = s->local, bound = {0};
+    at.sa.sa_family = (sa_family_t)s->family;
+    struct exsi_cm_options opt = cm_options(s);
+    EXSI_TRY(ops_of(s)->cm_listen(part, &at, s->backlog, &opt, s, &s->listener, &bound));
+    s->local = bound;
+    s->bound = true;
+    s->state = EXSI_SOCK_LISTENING;
+    return 0;
+}
+
+static void hand_out(struct exsi_socket *listener)
+{
+    struct exsi_op *op = exsi_list_first(&listener->accepts, struct exsi_op, node);
+    while (op) {
+        struct exsi_socket *child = NULL;
+        exsi_list_for(c, &listener->pending, struct exsi_socket, pending_node)
+        {
+            if (!c->established) continue;
+            child = c;
+            break;
+        }
+        if (!child) return;
+        exsi_list_unlink(&child->pending_node);
+        listener->n_pending--;
+        child->parent = NULL;
+        exsi_op_finish(op, 0, child->handle);
+        op = exsi_list_first(&listener->accepts, struct exsi_op, node);
+    }
+}
+
+int exsi_conn_accept(struct exsi_socket *s, struct exsi_op *op)
+{
+    if (s->state != EXSI_SOCK_LISTENING) return -EINVAL;
+    exsi_list_append(&s->accepts, &op->node);
+    hand_out(s);
+    return 0;
+}
+
+/* A child that nobody will ever accept. */
+static void orphan(struct exsi_socket *child)
+{
+    exsi_list_unlink(&child->pending_node);
+    child->parent->n_pending--;
+    child->parent = NULL;
+    exsi_close_start(child, true, NULL);
+}
+
+void exsi_conn_unlisten(struct exsi_socket *s, int error)
+{
+    exsi_list_for_safe(op, &s->accepts, struct exsi_op, node) exsi_op_finish(op, error, 0);
+    exsi_list_for_safe(child, &s->pending, struct exsi_socket, pending_node) orphan(child);
+    if (s->listener) ops_of(s)->cm_destroy(s->listener);
+    s->listener = NULL;
+}
+
+/* --- connecting ------------------------------------------------------------------------------------- */
+
+int exsi_conn_connect(struct exsi_socket *s, const union exsi_addr *peer, struct exsi_op *op)
+{
+    if (s->state == EXSI_SOCK_CONNECTED) return -EISCONN;
+    if (s->state == EXSI_SOCK_CONNECTING) return -EALREADY;
+    if (s->state != EXSI_SOCK_NEW) return -EINVAL;
+    if (peer->sa.sa_family != s->family) return -EAFNOSUPPORT;
+    struct exsi_part *part;
+    EXSI_TRY(choose_device(s, &part));
+    struct exsi_cm_options opt = cm_options(s);
+    exsi_random(&s->conn_cookie, sizeof s->conn_cookie);
+    EXSI_TRY(ops_of(s)->cm_resolve(part, s->bound ? &s->local : NULL, peer, &opt, s, &s->cm));
+    s->state = EXSI_SOCK_CONNECTING;
+    s->connect_op = op;
+    return 0;
+}
+
+void exsi_conn_fail(struct exsi_socket *s, int error)
+{
+    struct exsi_op *op = s->connect_op;
+    exsi_conn_teardown(s);
+    s->connect_op = NULL;
+    s->state = EXSI_SOCK_DEAD;
+    s->dead = true;
+    s->attach.error = error;
+    exsi_sock_changed(&s->attach, EXSI_CHANGE_DEAD);
+    if (op) exsi_op_finish(op, error, 0);
+}
+
+static void on_resolved(struct exsi_socket *s, const struct exsi_cm_event *ev)
+{
+    uint8_t hello[EXSI_HELLO_LEN];
+    s->cm = NULL;
+    int rc = make_endpoint(s, ev->id, true);
+    if (rc == 0) {
+        hello_bytes(s, hello);
+        rc = ops_of(s)->cm_connect(ev->id, hello, sizeof hello);
+    }
+    if (rc < 0) exsi_conn_fail(s, -rc);
+}
+
+/* The checks that both sides make; the engine makes those of its own fields. */
+static int check_hello(struct exsi_socket *s, const struct exsi_cm_event *ev, struct exsi_hello *hello,
+                       enum exsi_reject_code *code)
+{
+    const char *why = "";
+    uint16_t ours = s->type == SOCK_STREAM ? EXSI_HELLO_STREAM : EXSI_HELLO_SEQPACKET;
+    *code = EXSI_REJECT_PROTOCOL;
+    if (exsi_hello_decode(ev->private_data, ev->private_len, hello, &why) < 0) {
+        exsi_sock_reason(s, "%s", why);
+        return -EPROTO;
+    }
+    if (!(hello->flags & ours)) {
+        *code = EXSI_REJECT_TYPE;
+        exsi_sock_reason(s, "the peer's socket is of another type (STREAM or SEQPACKET)");
+        return -EPROTO;
+    }
+    return 0;
+}
+
+static int take_hello(struct exsi_socket *s, const struct exsi_hello *hello)
+{
+    struct exsi_qp_info info = {0};
+    ops_of(s)->qp_query(s->ep->qp, &info);
+    s->ep->immediate = info.immediate && (hello->flags & EXSI_HELLO_IMMEDIATE);
+    return s->engine->peer_hello(s->ep, hello, s->reason);
+}
+
+static void on_connected(struct exsi_socket *s, const struct exsi_cm_event *ev)
+{
+    struct exsi_hello hello;
+    enum exsi_reject_code code;
+    int rc = check_hello(s, ev, &hello, &code);
+    if (rc == 0) rc = take_hello(s, &hello);
+    if (rc < 0) {
+        exsi_conn_fail(s, -rc);
+        return;
+    }
+    struct exsi_op *op = s->connect_op;
+    s->connect_op = NULL;
+    come_up(s);
+    if (op) exsi_op_finish(op, 0, 0);
+}
+
+static void on_failed(struct exsi_socket *s, const struct exsi_cm_event *ev)
+{
+    struct exsi_reject why;
+    int error = ev->error ? ev->error : ECONNREFUSED;
+    snprintf(s->reason, sizeof s->reason, "%.*s", EXSI_REASON_MAX - 1, ev->reason);
+    if (error == ECONNREFUSED && exsi_reject_decode(ev->private_data, ev->private_len, &why) == 0) {
+        error = exsi_reject_errno(why.code);
+        exsi_sock_reason(s, "the peer refused: %s", why.text);
+    }
+    exsi_conn_fail(s, error);
+}
+
+/* --- being connected to -------------------------------------------------------------------------------- */
+
+static void refuse(struct exsi_socket *listener, const struct exsi_cm_event *ev, enum exsi_reject_code code,
+                   const char *text)
+{
+    uint8_t block[EXSI_REJECT_LEN];
+    exsi_reject_encode(code, text, block);
+    exsi_log(&listener->group->ctx->log, EXSI_LOG_INFO, listener->handle, "connection refused: %s", text);
+    ops_of(listener)->cm_reject(ev->id, block, sizeof block);
+}
+
+static int accept_child(struct exsi_socket *child, const struct exsi_cm_event *ev, const struct exsi_hello *hello)
+{
+    uint8_t reply[EXSI_HELLO_LEN];
+    child->conn_cookie = hello->cookie;
+    EXSI_TRY(make_endpoint(child, ev->id, false));
+    ev->id->user = child;
+    EXSI_TRY(take_hello(child, hello));
+    hello_bytes(child, reply);
+    return ops_of(child)->cm_accept(ev->id, reply, sizeof reply);
+}
+
+static void on_request(struct exsi_socket *listener, const struct exsi_cm_event *ev)
+{
+    struct exsi_hello hello;
+    enum exsi_reject_code code;
+    struct exsi_socket *child;
+    if (listener->state != EXSI_SOCK_LISTENING || listener->n_pending >= (uint32_t)listener->backlog) {
+        refuse(listener, ev, EXSI_REJECT_BUSY, "too many connections wait to be accepted");
+        return;
+    }
+    if (check_hello(listener, ev, &hello, &code) < 0) {
+        refuse(listener, ev, code, listener->reason);
+        listener->reason[0] = '\0';
+        return;
+    }
+    if (exsi_sock_new(listener->group, listener->family, listener->type, &listener->opt, &child) < 0) {
+        refuse(listener, ev, EXSI_REJECT_BUSY, "out of memory");
+        return;
+    }
+    child->dev = atomic_load_explicit(&listener->dev, memory_order_relaxed);
+    child->state = EXSI_SOCK_CONNECTING;
+    child->parent = listener;
+    listener->n_pending++;
+    exsi_list_append(&listener->pending, &child->pending_node);
+    int rc = accept_child(child, ev, &hello);
+    if (rc < 0) {
+        exsi_log(&listener->group->ctx->log, EXSI_LOG_WARNING, listener->handle, "accept failed: %s %s", strerror(-rc),
+                 child->reason);
+        orphan(child);
+    }
+}
+
+static void child_up(struct exsi_socket *child)
+{
+    struct exsi_socket *listener = child->parent;
+    child->established = true;
+    come_up(child);
+    /* Accepted in the order in which they came up. */
+    exsi_list_unlink(&child->pending_node);
+    exsi_list_append(&listener->pending, &child->pending_node);
+    hand_out(listener);
+    exsi_sock_changed(&listener->attach, EXSI_CHANGE_READABLE);
+}
+
+void exsi_conn_early(struct exsi_endpoint *ep)
+{
+    struct exsi_socket *s = ep->owner;
+    if (s && s->parent && !s->established && s->state == EXSI_SOCK_CONNECTING) child_up(s);
+}
+
+/* --- events ------------------------------------------------------------------------------------------- */
+
+void exsi_conn_dead(struct exsi_socket *s)
+{
+    s->dead = true;
+    if (!s->attach.error) s->attach.error = s->ep->error;
+    if (s->state == EXSI_SOCK_CONNECTING) {
+        if (s->parent)
+            orphan(s);
+        else
+            exsi_conn_fail(s, s->attach.error ? s->attach.error : ECONNRESET);
+        return;
+    }
+    if (s->state == EXSI_SOCK_CONNECTED) s->state = EXSI_SOCK_DEAD;
+}
+
+static void on_established(struct exsi_socket *s, const struct exsi_cm_event *ev)
+{
+    if (s->state != EXSI_SOCK_CONNECTING) return; /* its first message was faster */
+    if (s->parent)
+        child_up(s);
+    else
+        on_connected(s, ev);
+}
+
+void exsi_conn_event(struct exsi_group *g, const struct exsi_cm_event *ev)
+{
+    (void)g;
+    switch (ev->kind) {
+    case EXSI_CM_RESOLVED: on_resolved(ev->id->user, ev); return;
+    case EXSI_CM_REQUEST: on_request(ev->listener->user, ev); return;
+    case EXSI_CM_ESTABLISHED: on_established(ev->id->user, ev); return;
+    case EXSI_CM_FAILED: {
+        struct exsi_socket *s = ev->id->user;
+        if (s->state != EXSI_SOCK_CONNECTING) return;
+        if (s->parent)
+            orphan(s);
+        else
+            on_failed(s, ev);
+        return;
+    }
+    case EXSI_CM_DISCONNECTED: exsi_ep_disconnected(ev->qp->user, ev->error); return;
+    }
+}

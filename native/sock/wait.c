@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* Taking events from a queue, and sleeping on it.
+ *
+ * The rule of every sleeper: say that you are about to sleep (pushes signal, peers ring), make one more
+ * pass, look once more, and only then sleep.  What comes after the look makes the descriptor readable.
+ * A blocking waiter polls the queue's own epoll set, which holds the group's descriptors too, so it does
+ * not matter which of several waiters wakes: it runs the progress for all. */
+#include "sock/sock.h"
+
+#include <poll.h>
+
+/* Passes between two looks at the descriptors while spinning: each look is a system call. */
+#define FD_EVERY 32u
+
+static bool progress(struct exsi_eq *eq, bool fds)
+{
+    struct exsi_group *g = eq->group;
+    bool did = false;
+    if (!g) return false;
+    exsi_group_lock(g);
+    if (!g->closed) did = exsi_progress(g, fds);
+    exsi_group_unlock(g);
+    exsi_group_let_in(g);
+    return did;
+}
+
+/* --- for loops that sleep elsewhere ------------------------------------------------------------------- */
+
+static void disarm_locked(struct exsi_eq *eq)
+{
+    if (!exsi_eq_disarm(eq) || !eq->group) return;
+    eq->group->armed_eqs--;
+    exsi_doorbell(eq->group);
+}
+
+static void arm_locked(struct exsi_eq *eq)
+{
+    if (!exsi_eq_arm(eq) || !eq->group) return;
+    eq->group->armed_eqs++;
+    exsi_doorbell(eq->group);
+}
+
+static void lock_group(struct exsi_eq *eq)
+{
+    if (eq->group) exsi_group_lock(eq->group);
+}
+
+static void unlock_group(struct exsi_eq *eq)
+{
+    if (eq->group) exsi_group_unlock(eq->group);
+}
+
+void exsi_wait_disarm(struct exsi_eq *eq)
+{
+    lock_group(eq);
+    disarm_locked(eq);
+    unlock_group(eq);
+}
+
+int exsi_wait_poll(struct exsi_eq *eq, exsi_event *out, int max)
+{
+    lock_group(eq);
+    disarm_locked(eq);
+    if (eq->group && !eq->group->closed) (void)exsi_progress(eq->group, true);
+    unlock_group(eq);
+    return exsi_eq_take(eq, out, max);
+}
+
+static int spin(struct exsi_eq *eq, exsi_event *out, int max, uint32_t spin_us)
+{
+    uint64_t end = exsi_now_ns() + (uint64_t)spin_us * 1000u;
+    for (unsigned i = 1;; i++) {
+        (void)progress(eq, i % FD_EVERY == 0);
+        int n = exsi_eq_take(eq, out, max);
+        if (n > 0 || exsi_now_ns() >= end) return n;
+        exsi_cpu_relax();
+    }
+}
+
+int exsi_wait_drain(struct exsi_eq *eq, exsi_event *out, int max, uint32_t spin_us)
+{
+    int n = exsi_wait_poll(eq, out, max);
+    if (n == 0 && spin_us > 0) n = spin(eq, out, max, spin_us);
+    if (n > 0) return n;
+    lock_group(eq);
+    arm_locked(eq);
+    if (eq->group && !eq->group->closed) (void)exsi_progress(eq->group, true);
+    n = exsi_eq_take(eq, out, max);
+    if (n > 0) disarm_locked(eq);
+    unlock_group(eq);
+    return n;
+}
+
+/* --- blocking -------------------------------------------------------------------------------------------- */
+
+static int sleep_on(struct exsi_eq *eq, uint64_t deadline_ns)
+{
+    struct pollfd fd = {.fd = eq->epoll_fd, .events = POLLIN};
+    struct timespec ts, *limit = NULL;
+    if (deadline_ns != UINT64_MAX) {
+        uint64_t now = exsi_now_ns(), left = deadline_ns > now ? deadline_ns - now : 0;
+        ts = (struct timespec){.tv_sec = (time_t)(left / 1000000000u), .tv_nsec = (long)(left % 1000000000u)};
+        limit = &ts;
+    }
+    return ppoll(&fd, 1, limit, NULL) < 0 ? -errno : 0;
+}
+
+/* Counted as a sleeper from before the last look until it is awake. */
+static int look_and_sleep(struct exsi_eq *eq, uint64_t deadline_ns)
+{
+    struct exsi_group *g = eq->group;
+    bool did = false;
+    int rc = 0;
+    exsi_eq_wait_begin(eq);
+    if (g) {
+        exsi_group_lock(g);
+        g->sleepers++;
+        exsi_doorbell(g);
+        if (!g->closed) did = exsi_progress(g, true);
+        exsi_group_unlock(g);
+    }
+    if (!did) rc = sleep_on(eq, deadline_ns);
+    if (g) {
+        exsi_group_lock(g);
+        g->sleepers--;
+        exsi_doorbell(g);
+        exsi_group_unlock(g);
+    }
+    exsi_eq_wait_end(eq);
+    return rc;
+}
+
+int exsi_wait_events(struct exsi_eq *eq, exsi_event *out, int max, int least, int64_t timeout_us, int mode,
+                     uint32_t spin_us)
+{
+    uint64_t start = exsi_now_ns(), idle_since = start;
+    uint64_t deadline = timeout_us < 0 ? UINT64_MAX : start + (uint64_t)timeout_us * 1000u;
+    uint64_t spin_ns = mode == EXSI_WAIT_NOTIFY ? 0 : (uint64_t)spin_us * 1000u;
+    int n = 0;
+    for (unsigned i = 0;; i++) {
+        bool did = progress(eq, i % FD_EVERY == 0);
+        n += exsi_eq_take(eq, out + n, max - n);
+        if (n >= least || n == max) return n;
+        if (exsi_eq_is_closed(eq)) return n > 0 ? n : -EBADF;
+        uint64_t now = exsi_now_ns();
+        if (now >= deadline) return n;
+        if (did) idle_since = now;
+        if (did || mode == EXSI_WAIT_BUSY || now - idle_since < spin_ns) {
+            exsi_cpu_relax();
+            continue;
+        }
+        int rc = look_and_sleep(eq, deadline);
+        if (rc < 0) {
+            n += exsi_eq_take(eq, out + n, max - n);
+            return n > 0 ? n : rc;
+        }
+        idle_since = exsi_now_ns();
+        i = UINT32_MAX; /* what woke us is a descriptor: the next pass looks at them */
+    }
+}
