@@ -115,7 +115,9 @@ def native(report: Report, name: str) -> None:
 
 def install(report: Report) -> None:
     """The package as a user gets it, into this environment."""
-    checked(report, "install", BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ".[cli]")
+    checked(
+        report, "install", BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ".[cli]"
+    )
 
 
 def python(report: Report) -> None:

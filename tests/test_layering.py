@@ -34,7 +34,9 @@ def sources() -> list[Path]:
 def test_a_file_includes_only_folders_to_its_left(source: Path) -> None:
     here = source.relative_to(NATIVE).as_posix()
     for name in INCLUDE.findall(source.read_text()):
-        target = name if "/" in name or name in ORDER or name == "exs.h" else f"{source.parent.relative_to(NATIVE)}/{name}"
+        target = (
+            name if "/" in name or name in ORDER or name == "exs.h" else f"{source.parent.relative_to(NATIVE)}/{name}"
+        )
         assert layer_of(target) in ORDER, f"{here} includes {name}, which is in no layer"
         assert ORDER.index(layer_of(target)) <= ORDER.index(layer_of(here)), f"{here} includes {name} to its right"
 
