@@ -195,6 +195,18 @@ class Pieces:
             flags |= span.flags
         return cls(words, flags)
 
+    @staticmethod
+    def line(span: Span) -> bytes:
+        """One span's line of a vector, for :meth:`joined`."""
+        return struct.pack("=QQQ", span.address, span.length, span.handle)
+
+    @classmethod
+    def joined(cls, lines: Sequence[bytes]) -> Self:
+        """The pieces for lines made before: for spans that are posted again and again."""
+        words = array.array("Q")
+        words.frombytes(b"".join(lines))
+        return cls(words)
+
     @classmethod
     def equal(cls, address: int, nbytes: int, count: int, handle: int, last: int | None = None) -> Self:
         """Pieces of ``nbytes`` one behind the other, as from ``MemoryRegion.split()``; made without a loop.
@@ -279,19 +291,37 @@ watchers: list[Callable[[], None]] = []
 class Batch:
     """Room for events of one drain or wait.  Used by one thread at a time."""
 
-    __slots__ = ("_bytes", "events", "size")
+    __slots__ = ("_bytes", "_dirty", "events", "size")
 
     def __init__(self, size: int = 64) -> None:
         self.size = size
         self.events = ffi.new("exsi_event[]", size)
         self._bytes = memoryview(ffi.buffer(self.events))
+        self._dirty = 0
 
     def take(self, count: int) -> list[RawEvent]:
         """The first ``count`` events."""
         if watchers:
             for watcher in tuple(watchers):
                 watcher()
+        self._dirty = max(self._dirty, count)
         return list(_EVENT.iter_unpack(self._bytes[: count * _EVENT.size]))
+
+    def clear(self) -> None:
+        """Before a wait that a signal handler may leave by an exception: then :meth:`rest` can tell what it got."""
+        used = self._dirty * _EVENT.size
+        self._bytes[:used] = bytes(used)
+        self._dirty = 0
+
+    def rest(self) -> list[RawEvent]:
+        """What a wait put here since :meth:`clear`, whether or not :meth:`take` has handed it out.
+
+        A handler's exception can strike between the return of the core and the use of what it returned.
+        """
+        count = 0
+        while count < self.size and self.events[count].kind:
+            count += 1
+        return self.take(count)
 
 
 class Caller:
@@ -299,10 +329,12 @@ class Caller:
 
     __slots__ = ("_bytes", "_ctx", "_out")
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, *, report: bool = True) -> None:
         self._ctx = ctx.pointer
-        self._out = ffi.new("exsi_posted *")
-        self._bytes = memoryview(ffi.buffer(self._out))
+        block = ffi.new("exsi_posted *")
+        # Without a block to report in, the core never returns 1: every event goes to the queue.
+        self._out = block if report else ffi.NULL
+        self._bytes = memoryview(ffi.buffer(block))
 
     @property
     def event(self) -> RawEvent:
@@ -419,17 +451,19 @@ class EventQueue:
         self.handle: int = out[0]
         self.fd: int = lib.exsi_eq_fd(self._ctx, self.handle)
 
-    def drain(self, batch: Batch, spin_us: int = 0) -> list[RawEvent]:
+    def drain(self, batch: Batch, spin_us: int = 0, *, most: int = 1 << 30) -> list[RawEvent]:
         """Run the inline group once, then take up to ``batch.size`` events.
 
         Args:
             batch: Room for them.
             spin_us: Microseconds to poll for a first one.
+            most: Take no more than this many.
 
         Returns:
             The events; if there are none, the descriptor is armed and may be slept on.
         """
-        count = lib.exsi_eq_drain(self._ctx, self.handle, batch.events, batch.size, spin_us)
+        most = min(most, batch.size)
+        count = lib.exsi_eq_drain(self._ctx, self.handle, batch.events, most, spin_us)
         if count > 0:
             return batch.take(count)
         if count < 0:
@@ -509,7 +543,7 @@ def pack_address(family: int, address: tuple[str | int, ...]) -> bytes:
         OverflowError: The port is not within 0 and 65535.
         TypeError: Not a tuple of the shape that :mod:`socket` uses.
     """
-    if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if family == _socket.AF_INET6 else 2):
+    if not 2 <= len(address) <= (4 if family == _socket.AF_INET6 else 2):
         raise TypeError(f"the address must be a tuple (host, port, ...), not {address!r}")
     host, port = address[:2]
     more = [m for m in address[2:] if isinstance(m, int)]
@@ -817,6 +851,10 @@ class Context:
             return error(-number)
         return from_errno(number, reason or None, setup=setup, transferred=transferred)
 
+    def abandon(self, sock: int) -> None:
+        """Close a socket at once, from any thread; operations in flight end with their events."""
+        lib.exsi_socket_close(self.pointer, sock, 1, 0, 0, NULL)
+
     def cancel_match(self, sock: int = 0, cookie: int | None = None) -> int:
         """Ask for the end of all operations of a socket, with a cookie, or both; their events come: how many."""
         return check(lib.exsi_cancel_match(self.pointer, sock, cookie is not None, cookie or 0))
@@ -870,6 +908,11 @@ def _mark_fork() -> None:
     _open_lock = threading.Lock()  # another thread may have held it at the moment of the fork
     if _current is not None:
         _current, _is_fork = None, True
+
+
+def forked() -> bool:
+    """Whether this is a forked child of a process that had used exs, and has not started again."""
+    return _is_fork
 
 
 def start_again_after_fork() -> None:
