@@ -42,7 +42,8 @@ struct soft_tx {
  * path.  Errors (negative errno) make the path terminate the connection. */
 struct soft_sink_ops {
     /* A tagged message piece: where [offset, offset+len) of the range behind rkey is.  Checks key,
-     * bounds and access before a byte lands.  fragile: write it through system calls. */
+     * bounds and access before a byte lands.  fragile: write it through system calls.  -ENOENT: no such
+     * key; -ERANGE: outside of its range; -EACCES: not for writing; -ECANCELED: the queue pair is down. */
     int (*tagged)(struct soft_qp *qp, uint32_t rkey, uint64_t raddr, uint32_t len, void **dst, bool *fragile);
     /* The piece has been placed; the sink counts bytes_device.  last: it ended a WRITE. */
     void (*tagged_done)(struct soft_qp *qp, uint32_t len, bool last);
@@ -68,6 +69,9 @@ struct soft_path_ops {
     const char *family;   /* "tcp", "shm" */
     /* The name for sock.path; stable after set-up. */
     const char *(*name)(const struct soft_path *p);
+    /* The upper layer knows that the connection is up: from now on bytes may be received (shm: the path
+     * puts itself into part->shm_paths).  -errno: the connection fails. */
+    int (*start)(struct soft_path *p);
     /* Push the queue pair's send queue (soft_qp_tx_head and following) as far as it goes now.
      * Never blocks; arranges to be called again (its own watch or progress) when more can go. */
     void (*kick)(struct soft_path *p);
@@ -93,7 +97,7 @@ struct soft_path {
     const struct soft_sink_ops *sink;
     struct exsi_stats *stats;
     uint64_t max_msg;         /* largest single WRITE it takes */
-    struct exsi_list node;    /* in part->shm_paths (path_shm only) */
+    struct exsi_list node;    /* in part->shm_paths (path_shm only; inserted by start, unlinked by abort or free) */
 };
 
 /* The send queue as a path sees it: oldest not done first. i = 0 is the head. NULL past the end. */
@@ -117,6 +121,8 @@ struct soft_fault {
 };
 
 /* --- the device's share of a progress group ---------------------------------------------------- */
+
+extern const struct exsi_device_ops exsi_soft_ops;
 
 struct soft_device {
     struct exsi_device dev;
@@ -142,6 +148,7 @@ struct soft_part {
     struct exsi_list ids;                /* soft_id.node: listeners, set-ups and connections */
     struct exsi_list lingering;          /* sockets that drain to their end without an owner */
     struct exsi_list events;             /* connection events to be polled */
+    struct exsi_list work;               /* soft_qp.work_node */
     struct soft_cq cq;
     struct exsi_list shm_paths;          /* soft_path.node */
     struct soft_shm_part *shm;           /* rendezvous.c's: group page, eventfd; NULL until needed */
