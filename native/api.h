@@ -148,6 +148,9 @@ int exsi_send_split(exsi_ctx *ctx, uint64_t sock, void *base, size_t len, size_t
                     uint64_t cookie, uint64_t eq, exsi_posted *out);
 /* flags: EXSI_OPF_POLL_IN, EXSI_OPF_POLL_OUT; event.value: which hold. */
 int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out);
+/* The same over n sockets of one group; event.extra: the index of the one that was ready first. */
+int exsi_poll_many(exsi_ctx *ctx, const uint64_t *socks, const uint32_t *flags, int n, uint64_t cookie, uint64_t eq,
+                   exsi_posted *out);
 /* how: SHUT_WR or SHUT_RD; SHUT_WR is over when the FIN was given to the device. */
 int exsi_shutdown(exsi_ctx *ctx, uint64_t sock, int how, uint64_t cookie, uint64_t eq, exsi_posted *out);
 /* Graceful (abort 0): FIN behind what was accepted, receives cancelled; over when the device has it all.

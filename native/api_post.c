@@ -357,20 +357,46 @@ int exsi_send_split(exsi_ctx *ctx, uint64_t sock, void *base, size_t len, size_t
 
 /* --- readiness, ends, cancel ------------------------------------------------------------------------------ */
 
-int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out)
+static int check_polled(const struct call *c, struct exsi_socket *const *socks, const uint32_t *flags, int n)
+{
+    const uint32_t known = EXSI_OPF_POLL_IN | EXSI_OPF_POLL_OUT;
+    for (int i = 0; i < n; i++) {
+        if (!(flags[i] & known) || (flags[i] & ~known)) return -EINVAL;
+        if (!socks[i] || socks[i]->state == EXSI_SOCK_CLOSED || socks[i]->state == EXSI_SOCK_CLOSING) return -EBADF;
+        if (socks[i]->group != c->g) return -EINVAL;
+        if (socks[i]->state == EXSI_SOCK_NEW) return -ENOTCONN;
+    }
+    return 0;
+}
+
+int exsi_poll_many(exsi_ctx *ctx, const uint64_t *socks, const uint32_t *flags, int n, uint64_t cookie, uint64_t eq,
+                   exsi_posted *out)
 {
     struct call c;
     struct exsi_op *op;
-    uint32_t known = EXSI_OPF_POLL_IN | EXSI_OPF_POLL_OUT;
-    if (!(flags & known) || (flags & ~known)) return -EINVAL;
-    EXSI_TRY(call_enter(&c, ctx, sock, eq, out));
-    int rc = c.s->state == EXSI_SOCK_NEW ? -ENOTCONN : call_op(&c, EXSI_OP_POLL, cookie, &op);
+    if (n < 1) return -EINVAL;
+    EXSI_TRY(call_enter(&c, ctx, socks[0], eq, out));
+    struct exsi_socket **all = calloc((size_t)n, sizeof(struct exsi_socket *));
+    int rc = all ? 0 : -ENOMEM;
+    for (int i = 0; all && i < n; i++) all[i] = exsi_sock_get(ctx, socks[i]);
+    if (rc == 0) rc = check_polled(&c, all, flags, n);
+    if (rc == 0) rc = call_op(&c, EXSI_OP_POLL, cookie, &op);
     if (rc == 0) {
-        op->flags = flags;
-        exsi_list_append(&c.s->polls, &op->node);
-        exsi_sock_changed(&c.s->attach, 0);
+        rc = exsi_poll_start(all, flags, (uint32_t)n, op);
+        if (rc < 0) exsi_op_drop(op);
     }
-    return call_leave(&c, rc);
+    rc = call_settle(&c, rc);
+    call_unlock(&c);
+    for (int i = 0; all && i < n; i++)
+        if (all[i]) exsi_sock_put(all[i]);
+    free(all);
+    call_drop(&c);
+    return rc;
+}
+
+int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out)
+{
+    return exsi_poll_many(ctx, &sock, &flags, 1, cookie, eq, out);
 }
 
 int exsi_shutdown(exsi_ctx *ctx, uint64_t sock, int how, uint64_t cookie, uint64_t eq, exsi_posted *out)

@@ -159,6 +159,8 @@ int exsi_recv_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, u
 int exsi_send_split(exsi_ctx *ctx, uint64_t sock, void *base, size_t len, size_t piece, uint32_t flags, uint64_t mr,
                     uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_poll(exsi_ctx *ctx, uint64_t sock, uint32_t flags, uint64_t cookie, uint64_t eq, exsi_posted *out);
+int exsi_poll_many(exsi_ctx *ctx, const uint64_t *socks, const uint32_t *flags, int n, uint64_t cookie, uint64_t eq,
+                   exsi_posted *out);
 int exsi_shutdown(exsi_ctx *ctx, uint64_t sock, int how, uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_socket_close(exsi_ctx *ctx, uint64_t sock, int abort, uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_cancel(exsi_ctx *ctx, uint64_t sock, uint64_t op, exsi_posted *out);

@@ -35,6 +35,7 @@ struct exsi_iov {
 };
 
 struct exsi_attach;
+struct exsi_poll_set;
 
 struct exsi_op {
     struct exsi_list node;   /* in the engine's or the socket's queue */
@@ -52,6 +53,7 @@ struct exsi_op {
     struct exsi_iov *scatter; /* sock/'s: the caller's pieces of a receive that bounces */
     uint32_t n_scatter;
     bool scatter_fragile;
+    struct exsi_poll_set *poll_set; /* sock/'s: what a POLL looks at */
     uint64_t cancel_ns;      /* sock/'s: when the end was asked for, 0: not */
     struct exsi_dmr *staging_dmr;
     struct exsi_device *staging_dev; /* that staging_dmr belongs to */

@@ -95,8 +95,8 @@ void exsi_close_cancel(struct exsi_socket *s, struct exsi_op *op)
         return;
     }
     case EXSI_OP_CONNECT: exsi_conn_fail(s, ECANCELED); return;
+    case EXSI_OP_POLL: exsi_poll_end(op, ECANCELED, 0); return;
     case EXSI_OP_ACCEPT:
-    case EXSI_OP_POLL:
     case EXSI_OP_SHUTDOWN: exsi_op_finish(op, ECANCELED, 0); return;
     case EXSI_OP_CLOSE:
         /* Closed in any case: what could not be done in order is done at once. */
@@ -188,7 +188,7 @@ static void close_connected(struct exsi_socket *s)
 void exsi_close_start(struct exsi_socket *s, bool abort, struct exsi_op *op)
 {
     if (op) exsi_list_append(&s->closes, &op->node);
-    exsi_list_for_safe(poll, &s->polls, struct exsi_op, node) exsi_op_finish(poll, abort ? ECONNABORTED : ECANCELED, 0);
+    exsi_poll_end_all(s, abort ? ECONNABORTED : ECANCELED);
     if (s->state == EXSI_SOCK_CONNECTED && !abort) {
         close_connected(s);
     } else {

@@ -4,6 +4,7 @@
  *   conn.c      connect, listen, accept, and what connection management says
  *   close.c     shutdown, close, abort, cancel, and the bound on all of them
  *   xfer.c      sends and receives: memory, state checks, the way into the engine
+ *   poll.c      readiness
  *   progress.c  the one function that moves a group
  *   wait.c      taking events from a queue, and sleeping on it
  *   thread.c    the native thread that calls it for a threaded group
@@ -142,6 +143,15 @@ EXSI_MUST_CHECK int exsi_xfer_post(struct exsi_socket *s, struct exsi_xfer *x, s
 int64_t exsi_xfer_take(struct exsi_socket *s, const exsi_piece *vec, int n, bool fragile);
 /* attach.finished. */
 void exsi_xfer_finished(struct exsi_attach *at, struct exsi_op *op);
+
+/* --- poll.c --------------------------------------------------------------------------------- */
+/* One readiness operation over n sockets of the group; flags: EXSI_OPF_POLL_IN and _OUT of each. */
+EXSI_MUST_CHECK int exsi_poll_start(struct exsi_socket *const *socks, const uint32_t *flags, uint32_t n,
+                                    struct exsi_op *op);
+void exsi_poll_end(struct exsi_op *op, int error, uint32_t bits);
+/* The socket has become ready: end what waited for that. */
+void exsi_poll_look(struct exsi_socket *s, uint32_t ready);
+void exsi_poll_end_all(struct exsi_socket *s, int error);
 
 /* --- progress.c ----------------------------------------------------------------------------- */
 /* One bounded run of everything: descriptors and timers (if fds), shared memory, completions, connection

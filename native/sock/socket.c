@@ -169,22 +169,11 @@ uint32_t exsi_sock_ready(const struct exsi_socket *s)
     return 0;
 }
 
-static void finish_polls(struct exsi_socket *s, uint32_t ready)
-{
-    exsi_list_for_safe(op, &s->polls, struct exsi_op, node)
-    {
-        uint32_t bits = 0;
-        if (ready & EXSI_CHANGE_READABLE) bits |= op->flags & EXSI_OPF_POLL_IN;
-        if (ready & EXSI_CHANGE_WRITABLE) bits |= op->flags & EXSI_OPF_POLL_OUT;
-        if (bits) exsi_op_finish(op, 0, bits);
-    }
-}
-
 static void look_at(struct exsi_socket *s)
 {
     if (s->ep && s->ep->state == EXSI_EP_DEAD && !s->dead) exsi_conn_dead(s);
     uint32_t ready = exsi_sock_ready(s);
-    if (!exsi_list_empty(&s->polls)) finish_polls(s, ready);
+    if (ready && !exsi_list_empty(&s->polls)) exsi_poll_look(s, ready);
     exsi_close_step(s, ready); /* last: it may retire the socket */
 }
 
