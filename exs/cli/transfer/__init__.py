@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The commands ``serve``, ``put`` and ``get``: arguments, connections over exs, output.
+
+The protocol is in ``protocol``, the file system in ``paths``; ``link`` is all that knows of exs sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+import exs
+from exs.cli.common import Address, endpoint_text, options_of
+from exs.cli.transfer import client, server
+from exs.cli.transfer.link import ExsLink, open_link
+from exs.cli.transfer.paths import Root, printable
+from exs.cli.transfer.progress import make_progress
+from exs.cli.transfer.session import first_error
+from exs.cli.transfer.summary import EXIT_CONNECTION, EXIT_OK, EXIT_SOME_FAILED, Summary
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator
+
+
+def connector(address: Address, options: exs.Options) -> client.Connect:
+    """Opens links to a server."""
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[ExsLink]:
+        stream = await exs.open_stream(address.host, address.port, options=options)
+        async with open_link(stream) as link:
+            yield link
+
+    return connect
+
+
+def _finish(summary: Summary, args: argparse.Namespace) -> int:
+    if args.json:
+        record = summary.record()
+        counters = exs.statistics()
+        record["statistics"] = {name: getattr(counters, name) for name in type(counters).__slots__}
+        print(json.dumps(record))
+    else:
+        for line in summary.lines():
+            print(line, file=sys.stderr)
+    return summary.exit_code
+
+
+def run_put(args: argparse.Namespace) -> int:
+    """``exs put``."""
+    into = os.path.normpath(args.to).strip("/") if args.to else ""
+
+    async def work() -> Summary:
+        with make_progress("put", wanted=not (args.json or args.quiet)) as progress:
+            return await client.put(
+                connector(args.address, options_of(args)),
+                args.files,
+                into=os.fsencode("" if into == "." else into),
+                workers=args.jobs,
+                progress=progress,
+            )
+
+    return _finish(trio.run(work), args)
+
+
+def run_get(args: argparse.Namespace) -> int:
+    """``exs get``."""
+    paths = [os.fsencode(os.path.normpath(path)) for path in args.paths]
+    try:
+        os.makedirs(args.output, exist_ok=True)
+        root = Root(args.output)
+    except OSError as error:
+        print(f"exs get: {args.output}: {error.strerror}", file=sys.stderr)
+        return EXIT_SOME_FAILED
+
+    async def work() -> Summary:
+        with make_progress("get", wanted=not (args.json or args.quiet)) as progress:
+            return await client.get(
+                connector(args.address, options_of(args)), paths, root, workers=args.jobs, progress=progress
+            )
+
+    try:
+        return _finish(trio.run(work), args)
+    finally:
+        root.close()
+
+
+def _report_json(event: dict[str, object]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def _report_text(event: dict[str, object]) -> None:
+    if event["event"] != "connection":
+        return
+    failed = event["failed"]
+    assert isinstance(failed, list)
+    for failure in failed:
+        what = failure.get("path") or f"number {failure.get('id')}"
+        print(f"{event['peer']}: failed {what}: {failure['reason']}", file=sys.stderr)
+    error = event["error"]
+    if isinstance(error, dict):
+        print(f"{event['peer']}: {error['reason']}", file=sys.stderr)
+    if event["files_received"] or event["files_sent"]:
+        print(
+            f"{event['peer']} ({event['path']}): received {event['files_received']} files, "
+            f"{event['bytes_received']} bytes; sent {event['files_sent']} files",
+            file=sys.stderr,
+        )
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+async def _serve(args: argparse.Namespace, root: Root) -> None:
+    report = _report_json if args.json else _report_text
+    served = server.Server(root, read_only=args.read_only, report=report)
+
+    async def handle(stream: exs.SocketStream) -> None:
+        peer = endpoint_text(stream.socket.getpeername())
+        try:
+            async with open_link(stream) as link:
+                await served.handle(link, peer)
+        except (OSError, trio.BrokenResourceError) as error:
+            # Closing a connection that the peer has lost; what happened on it was reported.
+            report({"event": "closed", "peer": peer, "reason": str(error)})
+
+    listeners = await exs.open_listeners(args.port, host=args.host, options=options_of(args))
+    addresses = [endpoint_text(listener.address) for listener in listeners]
+    if args.json:
+        _report_json({"event": "listening", "addresses": addresses, "read_only": args.read_only})
+    else:
+        about = " (read-only)" if args.read_only else ""
+        name = printable(os.fsencode(args.directory))
+        print(f"serving {name}{about} on {', '.join(addresses)}", file=sys.stderr, flush=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        await _until_signal(nursery.cancel_scope)
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """``exs serve``: until SIGINT or SIGTERM."""
+    try:
+        root = Root(args.directory)
+    except OSError as error:
+        print(f"exs serve: {args.directory}: {error.strerror}", file=sys.stderr)
+        return EXIT_SOME_FAILED
+    try:
+        trio.run(_serve, args, root)
+    except (OSError, ExceptionGroup) as failure:
+        cause = first_error(failure)
+        if cause is None:
+            raise
+        print(f"exs serve: {cause.reason}", file=sys.stderr)
+        return EXIT_CONNECTION
+    finally:
+        root.close()
+    return EXIT_OK

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What a transfer needs of a connection, and how an exs socket gives it.
+
+The tools use nothing of exs outside of this file, which is therefore the example of how a program keeps a
+pipe full: a send queue, a receive queue over a pool of registered slabs, and a file sent from its mapping.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+import exs
+from exs.cli.transfer.protocol import TransferError
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import AsyncIterator, Sequence
+
+    from typing_extensions import Buffer
+
+SLAB_BYTES = 1 << 20
+SLABS = 8
+SENDS = 8
+
+
+class Window(Protocol):
+    """Memory that can be sent in slices without a copy."""
+
+    def __getitem__(self, part: slice, /) -> Buffer:
+        """A slice, by offsets in bytes."""
+
+
+class Link(Protocol):
+    """One connection of a transfer."""
+
+    @property
+    def device(self) -> str:
+        """Name of the device that carries it."""
+
+    @property
+    def path(self) -> str:
+        """How the bytes travel: ``tcp``, ``shm-vm``, ``shm-ring``."""
+
+    async def send(self, *pieces: Buffer) -> None:
+        """Accepts pieces in order; they belong to the link until ``flush`` or, of a ``window``, its exit."""
+
+    async def flush(self) -> None:
+        """Returns when no piece is in use any more."""
+
+    async def receive(self) -> Sequence[memoryview]:
+        """What has arrived, valid until the next call; empty at the end of the stream."""
+
+    def window(self, mapping: mmap.mmap) -> AbstractAsyncContextManager[Window]:
+        """A mapped file to send slices of; nothing of it is in use when the block is left."""
+
+
+class ExsLink:
+    """A connected STREAM socket with its queues open; see ``open_link``."""
+
+    def __init__(self, socket: exs.Socket, sends: exs.SendQueue, receives: exs.ReceiveQueue) -> None:
+        self._socket = socket
+        self._sends = sends
+        self._receives = receives
+
+    @property
+    def device(self) -> str:
+        """Name of the device that carries it."""
+        return self._socket.device.name
+
+    @property
+    def path(self) -> str:
+        """How the bytes travel."""
+        return self._socket.path
+
+    async def send(self, *pieces: Buffer) -> None:
+        """Accepts pieces in order."""
+        await self._sends.put_many(pieces)
+
+    async def flush(self) -> None:
+        """Returns when no piece is in use any more."""
+        await self._sends.flush()
+
+    async def receive(self) -> Sequence[memoryview]:
+        """What has arrived, valid until the next call; empty at the end of the stream."""
+        return [chunk.view for chunk in await self._receives.get_many(SLABS)]
+
+    @asynccontextmanager
+    async def window(self, mapping: mmap.mmap) -> AsyncIterator[Window]:
+        """A mapped file to send slices of."""
+        # Leaving the region waits for the sends that use it, so the mapping can be closed behind it.
+        async with exs.MemoryRegion(mapping, exs.Access.READ) as region:
+            yield region
+
+
+@asynccontextmanager
+async def open_link(stream: exs.SocketStream) -> AsyncIterator[ExsLink]:
+    """Opens the queues of a stream for a transfer, and closes the stream at the end."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(stream)
+        pool = stack.enter_context(exs.BufferPool(SLAB_BYTES, SLABS))
+        receives = await stack.enter_async_context(stream.socket.receive_queue(pool, depth=SLABS))
+        sends = await stack.enter_async_context(stream.socket.send_queue(depth=SENDS))
+        yield ExsLink(stream.socket, sends, receives)
+
+
+class StreamLink:
+    """The same over any trio stream: what the tools are without exs, for comparison and for tests."""
+
+    device = "none"
+
+    def __init__(self, stream: trio.abc.Stream, path: str = "trio-tcp") -> None:
+        self._stream = stream
+        self.path = path
+
+    async def send(self, *pieces: Buffer) -> None:
+        """Sends pieces in order; they are not in use any more afterwards."""
+        for piece in pieces:
+            # A stream of trio takes these three kinds only.
+            whole = piece if isinstance(piece, (bytes, bytearray, memoryview)) else memoryview(piece)
+            await self._stream.send_all(whole)
+
+    async def flush(self) -> None:
+        """Nothing is ever in use between calls."""
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> Sequence[memoryview]:
+        """What has arrived; empty at the end of the stream."""
+        data = await self._stream.receive_some(SLAB_BYTES)
+        return [memoryview(data)] if data else []
+
+    @asynccontextmanager
+    async def window(self, mapping: mmap.mmap) -> AsyncIterator[Window]:
+        """A mapped file to send slices of."""
+        with memoryview(mapping) as whole:
+            yield whole
+
+
+LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a link's methods raise when the connection is lost."""
+
+
+def lost(error: BaseException) -> TransferError:
+    """A lost connection in the words of a transfer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TransferError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno:
+            return TransferError.of(cause)
+        cause = cause.__cause__ or cause.__context__
+    return TransferError(errno.ECONNRESET, f"the connection was lost: {error}")
