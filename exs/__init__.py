@@ -6,6 +6,17 @@ Public names only; the code is in the modules that they are imported from.
 
 from exs._config import Options
 from exs._statistics import Statistics, statistics
+from exs.api import (
+    SOCK_SEQPACKET,
+    SOCK_STREAM,
+    Socket,
+    accept,
+    connect,
+    recv,
+    recv_into,
+    send,
+    socket,
+)
 from exs.devices import Capabilities, Device, list_devices
 from exs.errors import (
     BusyError,
@@ -18,8 +29,18 @@ from exs.errors import (
 )
 from exs.events import ExsEvent
 from exs.memory import Access, BufferPool, MemoryRegion, RegionView, register
+from exs.messages import (
+    MessageChannel,
+    MessageListener,
+    open_message_channel,
+    open_message_listeners,
+)
+from exs.queues import ReceiveQueue, SendQueue
+from exs.streams import SocketListener, SocketStream, open_listeners, open_stream, serve
 
 __all__ = [
+    "SOCK_SEQPACKET",
+    "SOCK_STREAM",
     "Access",
     "BufferPool",
     "BusyError",
@@ -28,15 +49,33 @@ __all__ = [
     "Error",
     "ExsEvent",
     "MemoryRegion",
+    "MessageChannel",
+    "MessageListener",
     "NoDeviceError",
     "OperationCancelled",
     "Options",
     "ProtocolError",
     "QueueFullError",
+    "ReceiveQueue",
     "RegionView",
+    "SendQueue",
+    "Socket",
+    "SocketListener",
+    "SocketStream",
     "Statistics",
     "TruncatedError",
+    "accept",
+    "connect",
     "list_devices",
+    "open_listeners",
+    "open_message_channel",
+    "open_message_listeners",
+    "open_stream",
+    "recv",
+    "recv_into",
     "register",
+    "send",
+    "serve",
+    "socket",
     "statistics",
 ]

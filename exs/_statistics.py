@@ -6,6 +6,7 @@ Owns the names; the core counts.  A snapshot is not a consistent cut: the counte
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from exs import _native
@@ -47,15 +48,32 @@ class Statistics:
     """Regions made for a single call."""
 
 
+_copied = 0
+"""Bytes that queues copied on their way back to a socket; the core does not see them."""
+
+_lock = threading.Lock()
+
+
+def count_copied(nbytes: int) -> None:
+    """Bytes were copied by Python code of ours."""
+    global _copied
+    with _lock:
+        _copied += nbytes
+
+
 def statistics() -> Statistics:
     """Counters of the whole process, closed sockets included.
 
     Raises:
         exs.Error: ``EINVAL``: the process is a fork of one that used exs.
     """
-    return Statistics(**_native.context().statistics())
+    counters = _native.context().statistics()
+    counters["bytes_copied"] += _copied
+    return Statistics(**counters)
 
 
-def of_socket(ctx: _native.Context, sock: int) -> Statistics:
-    """Counters of one socket, by its handle."""
-    return Statistics(**ctx.statistics(sock))
+def of_socket(ctx: _native.Context, sock: int, copied: int = 0) -> Statistics:
+    """Counters of one socket, by its handle; ``copied``: bytes that Python code of ours copied for it."""
+    counters = ctx.statistics(sock)
+    counters["bytes_copied"] += copied
+    return Statistics(**counters)

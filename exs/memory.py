@@ -179,6 +179,11 @@ class Split(Sequence[RegionView]):
         start = (index % count) * self.nbytes
         return RegionView(self.region, self._offset + start, min(self.nbytes, self._length - start))
 
+    def span(self, start: int, stop: int) -> RegionView:
+        """Pieces ``start`` up to ``stop`` as one view, for a call that cuts it itself."""
+        first = start * self.nbytes
+        return RegionView(self.region, self._offset + first, min(stop * self.nbytes, self._length) - first)
+
     def pieces(self, start: int, stop: int) -> _native.Pieces:
         """Pieces ``start`` up to ``stop`` as one vector for the core."""
         count = stop - start
@@ -245,9 +250,7 @@ class MemoryRegion(_Sliceable):
         self._set(ctx, _native.Span(pointer, nbytes), handle, access, read_only=False)
         return self
 
-    def _set(
-        self, ctx: _native.Context, span: _native.Span, handle: int, access: Access, read_only: bool
-    ) -> None:
+    def _set(self, ctx: _native.Context, span: _native.Span, handle: int, access: Access, read_only: bool) -> None:
         self.pointer = span.pointer
         self.length = span.length
         self.handle = handle
@@ -290,11 +293,17 @@ class MemoryRegion(_Sliceable):
             self._is_open = False
             self._release()
 
+    def close_when_idle(self) -> None:
+        """Refuse new operations; the registration, and our hold on the memory, end with the last one in flight."""
+        if self._is_open:
+            self._is_open = False
+            self._ctx.mem_close_later(self.handle)
+
     async def aclose(self) -> None:
         """Refuse new operations, wait for those in flight, end the registration.
 
-        *Cancellation:* the region is closed for new operations and ends with the last one in flight; until then the memory
-        stays valid and belongs to the library.
+        *Cancellation:* the region is closed for new operations and ends with the last one in flight; until then the
+        memory stays valid and belongs to the library.
         """
         if self._is_open:
             self._is_open = False
@@ -522,7 +531,7 @@ class BufferPool:
         self.region.close()
 
     async def aclose(self) -> None:
-        """Hand out no more, wait for operations in flight, end the registration; tasks that wait for a slab get ``EBADF``.
+        """Hand out no more, wait for operations in flight, end the registration; who waits for a slab gets ``EBADF``.
 
         *Cancellation:* as for :meth:`MemoryRegion.aclose`.
         """
