@@ -395,5 +395,8 @@ void exsi_ep_disconnected(struct exsi_endpoint *ep, int error)
     if (ep->state == EXSI_EP_DEAD) return;
     if (ep->error == 0) ep->error = error;
     ep->state = EXSI_EP_DEAD;
+    /* Before the operations end: its keys bar their regions from going, and the peer is told at once. */
+    if (ep->qp) ep->ops->qp_destroy(ep->qp);
+    ep->qp = NULL;
     if (ep->opened) ep->engine->on_error(ep);
 }
