@@ -159,8 +159,8 @@ _PLAIN = frozenset({bytes, bytearray, array.array})
 def fragile(buffer: object) -> int:
     """``FRAGILE`` if the memory belongs to an ``mmap``, else 0.
 
-    A mapped file may be shortened by anybody at any moment; touching it then is SIGBUS.  Only system calls may, and they
-    answer EFAULT.
+    A mapped file may be shortened by anybody at any moment; touching it then is SIGBUS.  Only system calls may, and
+    they answer EFAULT.
     """
     for _ in range(16):
         if type(buffer) in _PLAIN:
@@ -231,6 +231,17 @@ def view(pointer: CData, length: int, read_only: bool) -> memoryview:
     """The bytes behind a pointer that owns them; the view keeps the pointer, and so the memory, alive."""
     flat = memoryview(ffi.buffer(pointer, length))
     return flat.toreadonly() if read_only else flat
+
+
+class PollSet:
+    """Sockets to ask about in one poll, each with what is asked."""
+
+    __slots__ = ("bits", "count", "socks")
+
+    def __init__(self, wanted: Sequence[tuple[int, int]]) -> None:
+        self.count = len(wanted)
+        self.socks = ffi.new("uint64_t[]", [sock for sock, _ in wanted])
+        self.bits = ffi.new("uint32_t[]", [bits for _, bits in wanted])
 
 
 # --- running operations ---------------------------------------------------------------------------------------
@@ -325,7 +336,7 @@ class Batch:
 
 
 class Caller:
-    """Makes posts, and holds what the last one returned.  Used by one thread at a time (one each pump, one each thread)."""
+    """Makes posts, and holds what the last one returned.  Used by one thread at a time: one a pump, one a thread."""
 
     __slots__ = ("_bytes", "_ctx", "_out")
 
@@ -418,6 +429,10 @@ class Caller:
         """Wait until ``POLL_IN`` or ``POLL_OUT`` holds: the event's value says which."""
         return lib.exsi_poll(self._ctx, sock, flags, cookie, eq, self._out)
 
+    def poll_many(self, polls: PollSet, cookie: int, eq: int) -> int:
+        """Wait until one socket is ready: the event's extra says which, its value for what."""
+        return lib.exsi_poll_many(self._ctx, polls.socks, polls.bits, polls.count, cookie, eq, self._out)
+
     def shutdown(self, sock: int, how: int, cookie: int, eq: int) -> int:
         """Shut a direction (``socket.SHUT_WR``, ``SHUT_RD``)."""
         return lib.exsi_shutdown(self._ctx, sock, how, cookie, eq, self._out)
@@ -427,9 +442,11 @@ class Caller:
         return lib.exsi_socket_close(self._ctx, sock, abort, cookie, eq, self._out)
 
     def cancel(self, sock: int, op: int) -> int:
-        """Ask for the end of an operation: 1, over, its event is here and not in the queue; 0, it will come;
+        """Ask for the end of an operation.
 
-        ``-EBADF``, there is no such operation any more (its event lies in the queue).
+        Returns:
+            1: over, its event is here and not in the queue; 0: it will come; ``-EBADF``: there is no such operation any
+            more (its event lies in the queue).
         """
         return lib.exsi_cancel(self._ctx, sock, op, self._out)
 
@@ -724,7 +741,7 @@ class Context:
         return handle
 
     def mem_allocate(self, length: int, flags: int) -> tuple[int, CData]:
-        """New memory of the core's own, registered: handle and pointer; unmapped with the last reference to the pointer.
+        """New memory of the core's own, registered: handle, and the pointer with which the mapping goes.
 
         Raises:
             exs.Error: ``ENOMEM``: no memory, or not as much as the memlock limit allows.

@@ -59,7 +59,7 @@ class TruncatedError(Error):
     placed: int = 0
 
 
-class OperationCancelled(Error):  # noqa: N818  the name of the condition, as in trio.Cancelled
+class OperationCancelled(Error):
     """``ECANCELED``: the operation ended because its end was asked for."""
 
 

@@ -2,7 +2,7 @@
 """What stands behind the literal ES-API: descriptors, running posts, and how an event becomes a value.
 
 Owns the process's ES-API state (made by ``exs_init``), the table of descriptors, and the per-thread queue on which
-calls without a queue wait.  Knows neither trio nor the argument rules of the calls; those are :mod:`exs.esapi`.
+calls without a queue wait.  Knows neither trio nor the argument rules of the calls; those are its neighbours'.
 
 Invariant: a :class:`Post` is in ``_native.ops`` from before the call into the core until its event was taken
 out of a queue, and it refers to its buffers and to its :class:`Descriptor`.  A descriptor's number goes back to
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from exs import _config, _native
 from exs._native import ops
 from exs.errors import Error, TruncatedError, from_errno
+from exs.esapi.constants import EXS_EVTVEC_MAX
 from exs.events import (
     AcceptPart,
     ExsEvent,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from exs._native import Caller, RawEvent
 
-EVTVEC_MAX = 1024  # events of one dequeue
 PRIVATE_DEPTH = 256  # slots of a thread's own queue: one running call, and what interrupted calls left behind
 SIGNAL_SLICE_S = 1.0  # the longest sleep of the main thread: a signal may fall between its check and the sleep
 
@@ -58,7 +58,18 @@ _FLAGS = [
 class Descriptor:
     """A socket of ES-API: a number, and from the first call that needs it on, a socket of the core."""
 
-    __slots__ = ("_handle", "_lock", "family", "fd", "linger_s", "nonblocking", "process", "settings", "switches", "type")
+    __slots__ = (
+        "_handle",
+        "_lock",
+        "family",
+        "fd",
+        "linger_s",
+        "nonblocking",
+        "process",
+        "settings",
+        "switches",
+        "type",
+    )
 
     def __init__(self, process: Process, family: int, kind: int, handle: int = 0) -> None:
         self.fd = -1
@@ -111,20 +122,9 @@ class Post:
         self.descriptor = descriptor
         self.ah = ah
         self.spans = spans  # keeps the memory
-        self.more: Descriptor | PollSet | None = None
+        self.more: Descriptor | list[tuple[Descriptor, int]] | None = None  # to accept into; to poll
         self.stale = False  # its caller has gone (interrupted): nobody wants the event
         self.cookie = 0
-
-
-class PollSet:
-    """The sockets of one ``exs_poll``: each has a poll of the core, the first to answer answers for all."""
-
-    __slots__ = ("answered", "left", "wanted")
-
-    def __init__(self, wanted: list[tuple[Descriptor, int]]) -> None:
-        self.wanted = wanted
-        self.left = 0
-        self.answered = False
 
 
 class QHandle:
@@ -154,7 +154,7 @@ class Private:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.batch = _native.Batch(EVTVEC_MAX)
+        self.batch = _native.Batch(EXS_EVTVEC_MAX)
         self.posts = _native.Caller(process.ctx, report=False)
         self.calls = _native.Caller(process.ctx)
         self._queue: QHandle | None = None
@@ -232,10 +232,23 @@ class Process:
             return _native.error(code)
         return self.ctx.explain(descriptor.handle if descriptor.made else 0, -code)
 
+    def run(self, post: Post, qh: QHandle | None, call: Callable[[Caller, int, int], int]) -> int | None:
+        """Start an operation (``None``), or make it and wait: its result."""
+        raw = self.begin(post, qh, call)
+        return None if raw is None else self.result(post, raw)
+
+    def begin(self, post: Post, qh: QHandle | None, call: Callable[[Caller, int, int], int]) -> RawEvent | None:
+        """Start an operation (``None``), or make it and wait: what it ended with."""
+        if qh is None:
+            return self.call(post, call)
+        self.post(post, qh, call)
+        return None
+
     def call(self, post: Post, call: Callable[[Caller, int, int], int]) -> RawEvent:
         """Make an operation and wait for its end, without the interpreter lock.
 
-        When a signal's handler raises meanwhile, the end of the operation is asked for, and what it uses is kept until then.
+        When a signal's handler raises meanwhile, the end of the operation is asked for, and what it uses is kept until
+        then.
 
         Raises:
             exs.Error: Refused; nothing happened.
@@ -251,8 +264,7 @@ class Process:
                 raise self.refusal(post.descriptor, code)
             accepted = True
             raw = own.calls.event if code == 1 else self._await(own, queue, cookie)
-            if not isinstance(post.more, PollSet):  # that one ends with its last poll
-                ops.remove(cookie)
+            ops.remove(cookie)
             return raw
         except BaseException:
             post.stale = True
@@ -264,19 +276,23 @@ class Process:
         """The event with this cookie, from the thread's own queue; what an interrupted call left there is let go."""
         while True:
             found = None
-            for raw in self.wait(queue, own.batch, EVTVEC_MAX, 1, None):
-                if raw[0] >> 32 == cookie >> 32 and found is None:
+            for raw in self.wait(queue, own.batch, EXS_EVTVEC_MAX, 1, None):
+                if raw[0] == cookie:
                     found = raw
                 else:
                     self.discard(raw)
             if found is not None:
                 return found
 
+    def ask_end(self, post: Post) -> int:
+        """Ask for the end of an operation: 0 if it is over."""
+        # A poll sits in several sockets; all else is found quicker by its own.
+        sock = 0 if post.type is ExsEvtType.EXS_EVT_POLL else post.descriptor.handle
+        return self.ctx.cancel_match(sock, post.cookie)
+
     # --- waiting
 
-    def wait(
-        self, qh: QHandle, batch: _native.Batch, most: int, least: int, timeout: float | None
-    ) -> list[RawEvent]:
+    def wait(self, qh: QHandle, batch: _native.Batch, most: int, least: int, timeout: float | None) -> list[RawEvent]:
         """Wait for events of a queue; signal handlers run meanwhile, and none of the events is lost if one raises.
 
         Args:
@@ -328,16 +344,13 @@ class Process:
 
     # --- from what the core says to what the program sees
 
-    def finish(self, raw: RawEvent) -> ExsEvent | None:
-        """The event for what the core said; ``None`` where another one has answered for it."""
+    def finish(self, raw: RawEvent) -> ExsEvent:
+        """The event for what the core said."""
         cookie, value, extra, error, _, bits = raw
-        post = ops.get(cookie)
+        post = ops.remove(cookie)
         assert isinstance(post, Post)
-        if isinstance(post.more, PollSet):
-            return self._finish_poll(post, raw)
-        ops.remove(cookie)
         kind = post.type
-        part: XferPart | XferMsgPart | XferFilePart | AcceptPart | None = None
+        part: XferPart | XferMsgPart | XferFilePart | AcceptPart | PollPart | None = None
         done = extra if error else value
         full = extra if bits & _native.EV_TRUNCATED else 0
         if kind in _XFER:
@@ -348,6 +361,8 @@ class Process:
             part = XferFilePart(done)
         elif kind is ExsEvtType.EXS_EVT_ACCEPT:
             part = self.accepted(post, raw)
+        elif kind is ExsEvtType.EXS_EVT_POLL:
+            part = PollPart(self.ready(post, raw))
         return ExsEvent(kind, error, post.descriptor.fd, post.ah, part)
 
     def accepted(self, post: Post, raw: RawEvent) -> AcceptPart:
@@ -365,54 +380,28 @@ class Process:
             address = ()
         return AcceptPart(new.fd, address)
 
-    def _finish_poll(self, post: Post, raw: RawEvent) -> ExsEvent | None:
-        cookie, value, _, error, _, _ = raw
-        poll = post.more
-        assert isinstance(poll, PollSet)
-        poll.left -= 1
-        if poll.left == 0:
-            ops.remove(cookie)
-        if poll.answered:
-            return None
-        poll.answered = True
-        self.drop_polls(post, poll, but=cookie & 0xFFFFFFFF)
-        ready = self._ready(poll, cookie & 0xFFFFFFFF, value) if not error else []
-        return ExsEvent(post.type, error, post.descriptor.fd, post.ah, PollPart(tuple(ready)))
-
-    def ask_end(self, post: Post) -> int:
-        """Ask for the end of an operation: 0 if it is over."""
-        if isinstance(post.more, PollSet):
-            return 0 if post.more.answered else min(self.drop_polls(post, post.more), 1)
-        return self.ctx.cancel_match(post.descriptor.handle, post.cookie) if post.descriptor.made else 0
-
-    def drop_polls(self, post: Post, poll: PollSet, but: int = -1) -> int:
-        """Ask for the end of the polls of a set: how many will end."""
-        asked = 0
-        for i, (descriptor, _) in enumerate(poll.wanted):
-            if i != but:
-                asked += self.ctx.cancel_match(descriptor.handle, post.cookie | i)
-        return asked
-
-    def _ready(self, poll: PollSet, first: int, bits: int) -> list[tuple[int, int]]:
-        """Those of a set that are ready now, the one that answered among them."""
-        ready: list[tuple[int, int]] = []
-        for i, (descriptor, wanted) in enumerate(poll.wanted):
-            now = bits
-            if i != first:
+    def ready(self, post: Post, raw: RawEvent) -> tuple[tuple[int, int], ...]:
+        """The sockets of a poll that are ready now, the one that answered among them."""
+        _, value, extra, error, _, _ = raw
+        assert isinstance(post.more, list)
+        found: list[tuple[int, int]] = []
+        for i, (descriptor, wanted) in enumerate(post.more if not error else ()):
+            now = value
+            if i != extra:
                 try:
                     info = self.ctx.query(descriptor.handle)
-                except OSError:
+                except OSError:  # closed meanwhile
                     continue
                 now = (_native.POLL_IN if info.readable else 0) | (_native.POLL_OUT if info.writable else 0)
             if now & wanted:
-                ready.append((descriptor.fd, now & wanted))
-        return ready
+                found.append((descriptor.fd, now & wanted))
+        return tuple(found)
 
     def discard(self, raw: RawEvent) -> None:
         """Let go of an event that nobody will take."""
-        event = self.finish(raw)
-        if event is not None and isinstance(event.exs_evt_union, AcceptPart):
-            orphan = self.table.pop(event.exs_evt_union.exs_evt_fd, None)
+        part = self.finish(raw).exs_evt_union
+        if isinstance(part, AcceptPart):
+            orphan = self.table.pop(part.exs_evt_fd, None)
             if orphan is not None:
                 self.private().posts.close(orphan.handle, True, 0, 0)
 
