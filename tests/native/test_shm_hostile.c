@@ -200,7 +200,7 @@ static void indices(void)
 
     /* The head of the segment is not looked at again. */
     open_pair(EXSI_PATH_AUTO);
-    memset(shm_of(&a)->segment, 0xff, offsetof(struct shm_head, side));
+    memset(shm_of(&a)->segment.base, 0xff, offsetof(struct shm_head, side));
     post_send(&a, "x", 2);
     kick(&a);
     settle(&a, &p);

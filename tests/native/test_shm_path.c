@@ -145,7 +145,7 @@ static void room(void)
     kick(&a);
     ok(a.qp.completed == 0 && a.qp.tx[a.qp.head].sent <= shm_of(&a)->data_bytes,
        "no more than the ring holds goes out");
-    ok(shm_of(&a)->segment_bytes <= 28 << 10, "a small connection has a segment of at most 28 KiB");
+    ok(shm_of(&a)->segment.bytes <= 28 << 10, "a small connection has a segment of at most 28 KiB");
     for (int i = 0; i < 20; i++) turn(&a);
     ok(a.qp.completed == 0, "and waits there");
     settle(&a, &p);

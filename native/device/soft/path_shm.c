@@ -8,7 +8,6 @@
  *
  * Everything published before the socket ended counts: the rings are emptied before a verdict. */
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "device/soft/shm.h"
@@ -261,8 +260,8 @@ static const struct soft_path_ops shm_ops = {
 
 static void lay_out(struct shm_path *p, bool active)
 {
-    struct shm_head *h = p->segment;
-    uint8_t *at = (uint8_t *)p->segment + SHM_HEAD_BYTES;
+    struct shm_head *h = p->segment.base;
+    uint8_t *at = (uint8_t *)p->segment.base + SHM_HEAD_BYTES;
     uint64_t slot_bytes = (uint64_t)p->slots * sizeof(struct shm_slot);
     struct shm_slot *slots[2] = {(struct shm_slot *)(void *)at, (struct shm_slot *)(void *)(at + slot_bytes)};
     uint8_t *data[2] = {at + 2 * slot_bytes, at + 2 * slot_bytes + p->data_bytes};
@@ -282,7 +281,8 @@ int shm_path_new(const struct shm_made *made, struct shm_path **out)
     if (!p || !marks) {
         free(p);
         free(marks);
-        munmap(made->segment, shm_page_up(shm_segment_bytes(made->slots, made->data_bytes)));
+        struct shm_map map = made->segment;
+        shm_unmap(&map);
         return -ENOMEM;
     }
     p->path = (struct soft_path){.ops = &shm_ops, .part = made->part, .max_msg = SHM_MAX_MSG};
@@ -290,7 +290,6 @@ int shm_path_new(const struct shm_made *made, struct shm_path **out)
     p->segment = made->segment;
     p->slots = made->slots;
     p->data_bytes = made->data_bytes;
-    p->segment_bytes = shm_page_up(shm_segment_bytes(p->slots, p->data_bytes));
     p->ring_max = exsi_min_u32(SHM_RING_THRESHOLD - 1, p->data_bytes / 2);
     p->watch.fd = p->unix_fd = -1;
     p->tx.data_mark = marks;
@@ -302,10 +301,11 @@ int shm_path_new(const struct shm_made *made, struct shm_path **out)
     return 0;
 }
 
-void shm_path_join(struct shm_path *p, int unix_fd, const struct shm_page *page, pid_t pid, bool vm, bool ring_only)
+void shm_path_join(struct shm_path *p, int unix_fd, struct shm_map page, pid_t pid, bool vm, bool ring_only)
 {
     p->unix_fd = unix_fd;
-    p->peer_page = page;
+    p->page_map = page;
+    p->peer_page = page.base;
     p->pid = pid;
     p->vm = vm;
     p->ring_only = ring_only;
@@ -316,11 +316,10 @@ void shm_path_free(struct shm_path *p)
     exsi_list_unlink(&p->path.node);
     exsi_poller_del(p->path.part->poller, &p->watch);
     if (p->unix_fd >= 0) close(p->unix_fd);
-    for (int i = 0; i < SHM_REGIONS; i++) shm_rx_forget(p, &p->rx.regions[i]);
-    for (int i = 0; i < SHM_LENT; i++)
-        if (p->tx.lent[i].base) munmap(p->tx.lent[i].base, p->tx.lent[i].map_bytes);
-    if (p->peer_page) munmap((void *)(uintptr_t)p->peer_page, SHM_PAGE_BYTES);
-    munmap(p->segment, p->segment_bytes);
+    for (int i = 0; i < SHM_REGIONS; i++) shm_rx_forget(&p->rx.regions[i]);
+    for (int i = 0; i < SHM_LENT; i++) shm_unmap(&p->tx.lent[i].map);
+    shm_unmap(&p->page_map);
+    shm_unmap(&p->segment);
     free(p->tx.data_mark);
     free(p);
 }

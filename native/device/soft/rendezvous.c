@@ -263,17 +263,13 @@ static bool ring_only(const struct soft_shm *shm, const struct shm_msg *peer)
     return shm->ask.path == EXSI_PATH_SHM_RING || (peer->flags & SHM_MSG_RING_ONLY);
 }
 
-static int map_page(int fd, const struct shm_page **out)
+static int map_page(int fd, struct shm_map *out)
 {
-    void *map;
-    EXSI_TRY(shm_memfd_map(fd, SHM_NEED_READ_ONLY, 0, SHM_PAGE_BYTES, &map));
-    const struct shm_page *page = map;
-    if (page->magic != SHM_PAGE_MAGIC || page->version != SHM_VERSION) {
-        munmap(map, SHM_PAGE_BYTES);
-        return -EPROTO;
-    }
-    *out = page;
-    return 0;
+    EXSI_TRY(shm_memfd_map(fd, SHM_NEED_READ_ONLY, 0, SHM_PAGE_BYTES, out));
+    const struct shm_page *page = out->base;
+    if (page->magic == SHM_PAGE_MAGIC && page->version == SHM_VERSION) return 0;
+    shm_unmap(out);
+    return -EPROTO;
 }
 
 /* --- active side --------------------------------------------------------------------------------------- */
@@ -304,14 +300,14 @@ struct soft_shm *soft_shm_offer(const struct soft_shm_ask *ask, struct soft_bloc
 static uint16_t take_segment(struct soft_shm *shm)
 {
     const struct shm_msg *m = &shm->hello;
-    void *map;
+    struct shm_map map;
     if (!shm_sizes_ok(m->slots, m->data_bytes) || shm->fds[0] < 0 || shm->fds[1] < 0) return WHY_PROTOCOL;
-    int rc =
-        shm_memfd_map(shm->fds[0], SHM_NEED_SHARED, 0, shm_page_up(shm_segment_bytes(m->slots, m->data_bytes)), &map);
+    uint64_t bytes = shm_page_up(shm_segment_bytes(m->slots, m->data_bytes));
+    int rc = shm_memfd_map(shm->fds[0], SHM_NEED_SHARED, 0, bytes, &map);
     if (rc < 0) return rc == -EPROTO ? WHY_PROTOCOL : WHY_RESOURCES;
-    const struct shm_head *h = map;
+    const struct shm_head *h = map.base;
     if (h->magic != SHM_MAGIC || h->version != SHM_VERSION || h->slots != m->slots || h->data_bytes != m->data_bytes) {
-        munmap(map, shm_page_up(shm_segment_bytes(m->slots, m->data_bytes)));
+        shm_unmap(&map);
         return WHY_PROTOCOL;
     }
     struct shm_made made = {shm->ask.part, map, m->slots, m->data_bytes, true};
@@ -321,7 +317,7 @@ static uint16_t take_segment(struct soft_shm *shm)
 static uint16_t take_hello(struct soft_shm *shm)
 {
     const struct shm_msg *m = &shm->hello;
-    const struct shm_page *page;
+    struct shm_map page;
     shm->can_pull = shm->ask.path != EXSI_PATH_SHM_RING && probe(shm->pid, m->addr, m->peer_token);
     bool vm = may_pull(shm, m);
     if (!vm && (shm->ask.path == EXSI_PATH_SHM_VM || (m->flags & SHM_MSG_NEED_VM))) return WHY_NO_PULL;
@@ -467,9 +463,9 @@ static int make_segment(struct soft_shm *shm, int *fd)
     uint32_t hint = shm->ask.ring_bytes ? shm->ask.ring_bytes : 1u << 20;
     uint32_t data = power_below((uint32_t)exsi_min_u64(exsi_max_u64(hint / 8, 4096), 256u << 10));
     uint32_t slots = (uint32_t)exsi_min_u64(exsi_max_u64(data / 512, 64), 256);
-    void *map;
-    EXSI_TRY(shm_memfd_new("exs-segment", shm_page_up(shm_segment_bytes(slots, data)), false, fd, &map));
-    struct shm_head *h = map;
+    struct shm_map map = {.bytes = shm_page_up(shm_segment_bytes(slots, data))};
+    EXSI_TRY(shm_memfd_new("exs-segment", map.bytes, false, fd, &map.base));
+    struct shm_head *h = map.base;
     h->magic = SHM_MAGIC;
     h->version = SHM_VERSION;
     h->slots = slots;
@@ -531,7 +527,7 @@ struct soft_shm *soft_shm_answer(const struct soft_shm_ask *ask, const struct so
 /* The ACK says yes: join what is ready. */
 static const char *take_ack(struct soft_shm *shm, const struct shm_msg *m, int page_fd)
 {
-    const struct shm_page *page;
+    struct shm_map page;
     bool vm = may_pull(shm, m);
     if (!vm && shm->ask.path == EXSI_PATH_SHM_VM) return soft_shm_why_text(WHY_NO_PULL);
     if (map_page(page_fd, &page) < 0) return soft_shm_why_text(WHY_PROTOCOL);

@@ -21,10 +21,16 @@
 #define SHM_MAX_MSG        (1u << 30)
 #define SHM_MAX_FDS        2 /* descriptors that one message may bring */
 
+/* A mapping, as long as it really is. */
+struct shm_map {
+    void *base; /* NULL: none */
+    uint64_t bytes;
+};
+
 /* Memory of the peer, mapped here. */
 struct shm_region {
     uint64_t id;
-    uint8_t *base; /* NULL: free entry */
+    struct shm_map map; /* no base: free entry */
     uint64_t len;
 };
 
@@ -32,9 +38,8 @@ struct shm_region {
 struct shm_lent {
     uint32_t rkey;
     uint64_t raddr, len;
-    uint8_t *at;   /* where raddr is */
-    uint8_t *base; /* what to unmap; NULL: free entry */
-    uint64_t map_bytes;
+    uint8_t *at;        /* where raddr is */
+    struct shm_map map; /* no base: free entry */
 };
 
 /* The sending half: we write slots and bytes, the peer writes how far it got. */
@@ -88,17 +93,17 @@ struct shm_path {
     bool judged; /* and everything before that was taken */
     pid_t pid;
     uint32_t last_rung; /* value of peer_page->sleep that was rung */
-    const struct shm_page *peer_page;
-    int unix_fd;             /* -1 before _join */
-    struct exsi_watch watch; /* of unix_fd, until it ended */
-    void *segment;
-    uint64_t segment_bytes;
+    struct shm_map page_map;
+    const struct shm_page *peer_page; /* in page_map */
+    int unix_fd;                      /* -1 before _join */
+    struct exsi_watch watch;          /* of unix_fd, until it ended */
+    struct shm_map segment;
 };
 
 /* What set-up knows before the peer agrees. */
 struct shm_made {
     struct soft_part *part;
-    void *segment;
+    struct shm_map segment;
     uint32_t slots, data_bytes;
     bool active; /* our side is 0 */
 };
@@ -112,7 +117,7 @@ static inline uint64_t shm_page_up(uint64_t n)
 /* takes segment, also when it fails. */
 EXSI_MUST_CHECK int shm_path_new(const struct shm_made *made, struct shm_path **out);
 /* The peer agreed: takes unix_fd and page. */
-void shm_path_join(struct shm_path *p, int unix_fd, const struct shm_page *page, pid_t pid, bool vm, bool ring_only);
+void shm_path_join(struct shm_path *p, int unix_fd, struct shm_map page, pid_t pid, bool vm, bool ring_only);
 /* Before _join, or through ops->free. */
 void shm_path_free(struct shm_path *p);
 int shm_path_progress(struct shm_path *p);
@@ -135,7 +140,7 @@ void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd);
 /* --- shm_pull.c */
 int shm_rx_run(struct shm_path *p);
 EXSI_MUST_CHECK int shm_rx_region(struct shm_path *p, const struct shm_msg *m, int fd);
-void shm_rx_forget(struct shm_path *p, struct shm_region *r);
+void shm_rx_forget(struct shm_region *r);
 
 /* --- shm_map.c */
 /* A memory file that can neither shrink nor grow, its pages there, mapped writable.  future_write:
@@ -144,7 +149,8 @@ EXSI_MUST_CHECK int shm_memfd_new(const char *name, uint64_t bytes, bool future_
 enum shm_need { SHM_NEED_SHARED, SHM_NEED_READ_ONLY };
 /* Map a part of a peer's descriptor after a look at it: sealed, long enough, really there.  -EPROTO
  * otherwise.  The descriptor stays the caller's. */
-EXSI_MUST_CHECK int shm_memfd_map(int fd, enum shm_need need, uint64_t offset, uint64_t bytes, void **map);
+EXSI_MUST_CHECK int shm_memfd_map(int fd, enum shm_need need, uint64_t offset, uint64_t bytes, struct shm_map *out);
+void shm_unmap(struct shm_map *map);
 EXSI_MUST_CHECK int shm_send_msg(int unix_fd, const struct shm_msg *m, const int *fds, int n_fds);
 /* One message: its length (0: end), or -EAGAIN, -EPROTO (wrong shape; descriptors are closed), -ECONNRESET. */
 EXSI_MUST_CHECK int shm_recv_msg(int unix_fd, struct shm_msg *m, int fds[SHM_MAX_FDS], int *n_fds);

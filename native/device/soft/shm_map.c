@@ -57,7 +57,7 @@ int shm_memfd_new(const char *name, uint64_t bytes, bool future_write, int *fd_o
     return 0;
 }
 
-int shm_memfd_map(int fd, enum shm_need need, uint64_t offset, uint64_t bytes, void **map_out)
+int shm_memfd_map(int fd, enum shm_need need, uint64_t offset, uint64_t bytes, struct shm_map *out)
 {
     int want = F_SEAL_SHRINK | F_SEAL_GROW | (need == SHM_NEED_READ_ONLY ? F_SEAL_FUTURE_WRITE : 0);
     int seals = fcntl(fd, F_GET_SEALS);
@@ -75,8 +75,16 @@ int shm_memfd_map(int fd, enum shm_need need, uint64_t offset, uint64_t bytes, v
     int prot = need == SHM_NEED_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
     void *map = mmap(NULL, bytes, prot, MAP_SHARED, fd, (off_t)offset);
     if (map == MAP_FAILED) return -errno;
-    *map_out = map;
+    /* Huge pages are unmapped whole or not at all. */
+    uint64_t page = (uint64_t)fs.f_bsize;
+    *out = (struct shm_map){map, (bytes + page - 1) / page * page};
     return 0;
+}
+
+void shm_unmap(struct shm_map *map)
+{
+    if (map->base) munmap(map->base, map->bytes);
+    *map = (struct shm_map){0};
 }
 
 void shm_close_fds(int *fds, int n)

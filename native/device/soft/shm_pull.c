@@ -110,21 +110,20 @@ int shm_rx_region(struct shm_path *p, const struct shm_msg *m, int fd)
     struct shm_region *free_one = NULL;
     for (int i = 0; i < SHM_REGIONS; i++) {
         struct shm_region *r = &p->rx.regions[i];
-        if (r->base && r->id == m->id) return -EPROTO;
-        if (!r->base && !free_one) free_one = r;
+        if (r->map.base && r->id == m->id) return -EPROTO;
+        if (!r->map.base && !free_one) free_one = r;
     }
     if (!free_one || !m->id) return -EPROTO;
-    void *map;
+    struct shm_map map;
     int rc = shm_memfd_map(fd, SHM_NEED_READ_ONLY, m->offset, m->len, &map);
     if (rc < 0) return rc;
     *free_one = (struct shm_region){m->id, map, m->len};
     return 0;
 }
 
-void shm_rx_forget(struct shm_path *p, struct shm_region *r)
+void shm_rx_forget(struct shm_region *r)
 {
-    (void)p;
-    if (r->base) munmap(r->base, r->len);
+    shm_unmap(&r->map);
     *r = (struct shm_region){0};
 }
 
@@ -132,7 +131,7 @@ static struct shm_region *find_region(struct shm_path *p, uint64_t id)
 {
     for (;;) {
         for (int i = 0; i < SHM_REGIONS; i++)
-            if (p->rx.regions[i].base && p->rx.regions[i].id == id) return &p->rx.regions[i];
+            if (p->rx.regions[i].map.base && p->rx.regions[i].id == id) return &p->rx.regions[i];
         /* Its file was sent before the slot was written: it lies in the socket, if anywhere. */
         if (p->rx.stopped || !shm_path_drain(p)) return NULL;
     }
@@ -228,7 +227,7 @@ static int take_mapped(struct shm_path *p, const struct shm_slot *s, uint64_t *b
         gone(p);
         return -ECONNRESET;
     }
-    rc = n ? exsi_copy(dst, r->base + s->src + rx->partial, n, fragile) : 0;
+    rc = n ? exsi_copy(dst, (const uint8_t *)r->map.base + s->src + rx->partial, n, fragile) : 0;
     if (rc < 0) {
         shm_path_violation(p, SHM_BLAME_MINE, soft_terminate_for(rc, !untagged), EFAULT,
                            "the receiving memory is gone");
@@ -366,7 +365,7 @@ static int take_slot(struct shm_path *p, const struct shm_slot *s, uint64_t *bud
     case SHM_SHUT: return take_shut(p);
     case SHM_FORGET:
         for (int i = 0; i < SHM_REGIONS; i++)
-            if (p->rx.regions[i].base && p->rx.regions[i].id == s->region) shm_rx_forget(p, &p->rx.regions[i]);
+            if (p->rx.regions[i].map.base && p->rx.regions[i].id == s->region) shm_rx_forget(&p->rx.regions[i]);
         p->rx.next++;
         return 1;
     }

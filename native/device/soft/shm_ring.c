@@ -76,7 +76,7 @@ static struct shm_lent *lent_for(struct shm_path *p, uint32_t rkey, uint64_t rad
 {
     for (int i = 0; i < SHM_LENT; i++) {
         struct shm_lent *l = &p->tx.lent[i];
-        if (l->base && l->rkey == rkey && raddr >= l->raddr && exsi_range_inside(raddr - l->raddr, len, l->len))
+        if (l->map.base && l->rkey == rkey && raddr >= l->raddr && exsi_range_inside(raddr - l->raddr, len, l->len))
             return l;
     }
     return NULL;
@@ -148,7 +148,8 @@ static struct plan plan_piece(struct shm_path *p, const struct soft_tx *t, const
         if (l) return (struct plan){SHM_FILLED, len, l};
     }
     if (len <= p->ring_max) return (struct plan){SHM_RING, len, NULL};
-    if (src->mr && src->mr->region_id && !p->ring_only && region_sent(p, src->mr))
+    if (src->mr && src->mr->region_id && !(src->mr->dmr.mem.access & EXSI_ACCESS_ONE_PEER) && !p->ring_only &&
+        region_sent(p, src->mr))
         return (struct plan){SHM_MAPPED, len, NULL};
     if (p->vm) return (struct plan){SHM_PULL, len, NULL};
     return (struct plan){SHM_RING, exsi_min_u32(len, p->data_bytes / 4), NULL};
@@ -354,17 +355,13 @@ void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd)
 {
     struct shm_lent *l = NULL;
     for (int i = 0; i < SHM_LENT && !l; i++)
-        if (!p->tx.lent[i].base) l = &p->tx.lent[i];
+        if (!p->tx.lent[i].map.base) l = &p->tx.lent[i];
     if (!l || !m->len || m->addr + m->len < m->addr) return;
     uint64_t skip = m->offset % SHM_HEAD_BYTES;
     if (m->len > UINT64_MAX - skip) return;
-    void *map;
+    struct shm_map map;
     /* What cannot be used is not filled: the peer's pull or the ring serves as well. */
     if (shm_memfd_map(fd, SHM_NEED_SHARED, m->offset - skip, m->len + skip, &map) < 0) return;
-    *l = (struct shm_lent){.rkey = m->rkey,
-                           .raddr = m->addr,
-                           .len = m->len,
-                           .at = (uint8_t *)map + skip,
-                           .base = map,
-                           .map_bytes = m->len + skip};
+    *l = (struct shm_lent){
+        .rkey = m->rkey, .raddr = m->addr, .len = m->len, .at = (uint8_t *)map.base + skip, .map = map};
 }
