@@ -48,7 +48,7 @@ static void close_socket(struct soft_id *id)
     id->fd = -1;
 }
 
-static void leave_listener(struct soft_id *id)
+void soft_id_leave_listener(struct soft_id *id)
 {
     struct soft_id *listener = id->listener;
     if (!listener) return;
@@ -60,7 +60,7 @@ static void leave_listener(struct soft_id *id)
 void soft_id_free(struct soft_id *id)
 {
     close_socket(id);
-    leave_listener(id);
+    soft_id_leave_listener(id);
     exsi_list_unlink(&id->node);
     exsi_list_unlink(&id->pending.node);
     if (id->qp) id->qp->id = NULL;
@@ -78,7 +78,7 @@ void soft_id_fail(struct soft_id *id, int error, const char *fmt, ...)
     close_socket(id);
     id->state = SOFT_ID_DEAD;
     if (id->raw) {
-        soft_raw_failed(id, error, reason);
+        soft_raw_failed(id, error);
         return;
     }
     if (!id->active && !id->announced) {
@@ -145,8 +145,13 @@ void soft_cm_destroy(struct exsi_cm_id *eid)
 
 void soft_id_agreed(struct soft_id *id, struct soft_path *path)
 {
-    struct soft_qp *qp = id->raw ? soft_raw_qp_of(id) : id->qp;
+    struct soft_qp *qp = id->qp;
     exsi_timer_stop(id->part->poller, &id->timer);
+    if (qp->state != SOFT_QP_INIT) { /* aborted while it was being connected */
+        if (path) path->ops->free(path);
+        soft_id_fail(id, ECONNABORTED, "the connection was given up here");
+        return;
+    }
     if (!path) {
         struct soft_tcp_config cfg = {.fd = id->fd,
                                       .crc = id->crc,
@@ -207,7 +212,7 @@ int soft_cm_poll(struct exsi_part *epart, struct exsi_cm_event *ev)
         *ev = id->event;
         if (ev->kind == EXSI_CM_REQUEST) {
             id->announced = true;
-            leave_listener(id);
+            soft_id_leave_listener(id);
         }
         if (ev->kind == EXSI_CM_ESTABLISHED) {
             id->state = SOFT_ID_UP;
@@ -251,7 +256,7 @@ static void accept_some(struct soft_id *listener)
         union exsi_addr peer = {0};
         socklen_t len = sizeof peer;
         if (listener->greeting >= listener->max_greeting) {
-            exsi_poller_mod(poller, &listener->watch, 0); /* leave_listener opens it again */
+            exsi_poller_mod(poller, &listener->watch, 0); /* soft_id_leave_listener opens it again */
             return;
         }
         int fd = accept4(listener->fd, &peer.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);

@@ -37,7 +37,7 @@ struct soft_id {
     struct exsi_cm_options opt;
     union exsi_addr local, peer;
     struct soft_qp *qp;
-    struct soft_raw_qp *raw;       /* raw.c's: it takes this id's outcome instead of events */
+    bool raw;                      /* raw.c's: it takes this id's outcome instead of events */
 
     /* listener */
     struct soft_id *listener;      /* of a request, until it was announced */
@@ -76,6 +76,8 @@ EXSI_MUST_CHECK int soft_id_adopt(struct exsi_cm_id *id, struct soft_qp *qp);
 /* Its queue pair went away. */
 void soft_id_orphan(struct soft_id *id);
 struct soft_id *soft_id_new(struct soft_part *part, const struct exsi_cm_options *opt, void *user);
+/* It is no longer one of the listener's strangers. */
+void soft_id_leave_listener(struct soft_id *id);
 /* Closes everything without a word. */
 void soft_id_free(struct soft_id *id);
 /* The end of a set-up: FAILED with error (positive) and words.  An id that nobody knows of is freed. */
@@ -112,7 +114,8 @@ void soft_raw_part_close(struct soft_part *part);
 void soft_raw_resolved(struct soft_id *id);
 void soft_raw_requested(struct soft_id *id);
 void soft_raw_agreed(struct soft_id *id);
-void soft_raw_failed(struct soft_id *id, int error, const char *reason);
-struct soft_qp *soft_raw_qp_of(struct soft_id *id);
+void soft_raw_failed(struct soft_id *id, int error);
+/* Told to be ready to send? */
+bool soft_raw_may_send(const struct soft_qp *qp);
 
 #endif

@@ -109,7 +109,11 @@ static void tcp_abort(struct soft_path *p)
 static void tcp_free(struct soft_path *p)
 {
     struct soft_tcp *t = soft_tcp_of(p);
-    if (t->fd >= 0) close(take_fd(t));
+    /* Unread bytes would make a reset of it, which may destroy what the peer has not read. */
+    if (t->fd >= 0 && !t->peer_fin && !t->frame_len)
+        soft_linger(p->part, take_fd(t), NULL, 0, t->linger_ms);
+    else if (t->fd >= 0)
+        close(take_fd(t));
     free(t);
 }
 

@@ -216,11 +216,14 @@ void soft_qp_destroy(struct exsi_qp *eqp)
     exsi_list_unlink(&qp->work_node);
     exsi_list_unlink(&qp->event.node);
     if (qp->path) {
-        if (qp->state != SOFT_QP_DOWN) qp->path->ops->abort(qp->path);
+        /* A raw queue pair has no way to disconnect: what completed must still reach the peer. */
+        if (qp->state != SOFT_QP_DOWN && (!qp->raw || qp->sq_len)) qp->path->ops->abort(qp->path);
         qp->path->ops->free(qp->path);
     }
-    if (qp->id) soft_id_orphan(qp->id);
-    if (qp->raw) soft_raw_close(qp);
+    if (qp->raw)
+        soft_raw_close(qp);
+    else if (qp->id)
+        soft_id_orphan(qp->id);
     soft_cq_forget(qp);
     soft_cq_unreserve(part, qp->sq_len + qp->rq_len);
     soft_keys_fini(qp);
@@ -369,6 +372,7 @@ int soft_qp_post_send(struct exsi_qp *eqp, const struct exsi_send_wr *wr, int n)
     if (n < 0) return -EINVAL;
     if (qp->down_polled) return -ENOTCONN;
     if (qp->shut && qp->state == SOFT_QP_UP) return -EPIPE;
+    if (qp->raw && !soft_raw_may_send(qp)) return -EINVAL;
     for (int i = 0; i < n; i++) EXSI_TRY(send_check(qp, &wr[i], &total));
     EXSI_TRY(sq_make_room(qp, (uint32_t)n));
     EXSI_TRY(soft_cq_reserve(qp->part, (uint32_t)n));
