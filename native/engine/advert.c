@@ -107,18 +107,17 @@ bool exsi_flow_advertise(struct exsi_flow *f, struct exsi_op *op, uint32_t len, 
         f->bind_error = -rc;
         if (rc < 0) return false;
     }
-    if (++f->last_id == 0) f->last_id = 1;
     struct exsi_control c = {
         .type = EXSI_CTL_ADVERT,
         .flags = flags,
-        .id = f->last_id,
+        .id = exsi_flow_next_id(f),
         .addr = (uint64_t)(uintptr_t)at,
         .rkey = rkey,
         .len = len,
         .ind = ind,
         .seq = f->arrived,
     };
-    op->e.recv.adv_id = f->last_id;
+    op->e.recv.adv_id = c.id;
     op->e.recv.adv_len = len;
     op->e.recv.adv_ind = ind;
     op->e.recv.rkey = rkey;

@@ -161,6 +161,11 @@ void exsi_flow_revoke_arrived(struct exsi_flow *f, uint32_t id);
 bool exsi_flow_pump_revoked(struct exsi_flow *f, uint32_t busy);
 
 /* Ours. */
+static inline uint32_t exsi_flow_next_id(struct exsi_flow *f)
+{
+    if (++f->last_id == 0) f->last_id = 1;
+    return f->last_id;
+}
 /* Advertise len bytes of op from op->done on.  false: not now. */
 bool exsi_flow_advertise(struct exsi_flow *f, struct exsi_op *op, uint32_t len, uint8_t flags, uint64_t ind);
 /* The advertisement of op is used up or void: end its key. */

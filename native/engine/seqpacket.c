@@ -17,7 +17,11 @@ struct seqpacket {
     /* Receiving: LENGTH came for the message that is next; 0: none. */
     uint64_t full_len;
     bool begun;                   /* segments of a message came, its end did not */
+    uint32_t sinks;               /* after SHUT_RD: empty advertisements that swallow messages */
 };
+
+/* Enough that a sender whose messages nobody wants does not wait for us. */
+#define MAX_SINKS 4
 
 static struct seqpacket *of(const struct exsi_flow *f)
 {
@@ -102,9 +106,24 @@ static void pump_messages(struct seqpacket *s)
 
 /* --- receiving ------------------------------------------------------------------------------------------ */
 
+/* Behind all receives that still wait for their REVOKED: whatever comes is cut to nothing. */
+static void pump_sinks(struct seqpacket *s)
+{
+    struct exsi_flow *f = &s->f;
+    while (s->sinks < MAX_SINKS && f->live_adverts + s->sinks < f->peer_adverts && !f->eof) {
+        struct exsi_control c = {.type = EXSI_CTL_ADVERT, .seq = f->arrived};
+        if (!exsi_flow_may_send(f, 1)) return;
+        c.id = exsi_flow_next_id(f);
+        if (!exsi_flow_control(f, &c)) return;
+        s->sinks++;
+    }
+}
+
 static void pump_adverts(struct seqpacket *s)
 {
     struct exsi_flow *f = &s->f;
+    if (f->recv_shut) pump_sinks(s);
+    f->bind_error = 0;
     while (f->next_advert && !f->eof && !f->recv_shut) {
         struct exsi_op *op = f->next_advert;
         uint32_t len = (uint32_t)exsi_min_u64(op->len, UINT32_MAX);
@@ -135,6 +154,18 @@ static void finish_message(struct seqpacket *s, struct exsi_op *op)
     exsi_flow_end_recv(f, op, 0);
 }
 
+/* A message that nobody wants. */
+static void swallow(struct seqpacket *s, bool end, uint32_t count)
+{
+    if (count || !end) {
+        exsi_flow_fail(&s->f, "count: message beyond its advertisement");
+        return;
+    }
+    s->sinks--;
+    s->full_len = 0;
+    s->f.arrived++;
+}
+
 static void on_word(struct seqpacket *s, uint32_t word)
 {
     struct exsi_flow *f = &s->f;
@@ -151,6 +182,10 @@ static void on_word(struct seqpacket *s, uint32_t word)
         return;
     }
     struct exsi_op *op = exsi_flow_first_live(f);
+    if (!op && s->sinks) {
+        swallow(s, end, count);
+        return;
+    }
     if (!op || count > op->e.recv.adv_len) {
         exsi_flow_fail(f, op ? "count: message beyond its advertisement" : "message without an advertisement");
         return;

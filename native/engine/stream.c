@@ -7,7 +7,6 @@
 #include "engine/stream.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 
 static struct exsi_stream *of(const struct exsi_flow *f)
 {
@@ -108,7 +107,7 @@ static void ring_close(struct exsi_stream *s)
         int rc = exsi_mr_close(ctx, s->ring_handle);
         assert(rc == 0);
         (void)rc;
-        munmap(s->ring, s->ring_len);
+        exsi_mr_unmap(s->ring, s->ring_len);
     }
 }
 

@@ -14,7 +14,7 @@ static uint64_t in_ring(const struct exsi_stream *s)
 
 bool exsi_stream_readable(const struct exsi_stream *s)
 {
-    return in_ring(s) > 0;
+    return in_ring(s) > 0 && exsi_list_empty(&s->f.ending);
 }
 
 /* Bytes that lie together at the head of the ring. */
@@ -239,7 +239,8 @@ int64_t exsi_stream_take(struct exsi_stream *s, void *buf, size_t len, bool frag
 {
     struct exsi_flow *f = &s->f;
     size_t got = 0;
-    if (!exsi_list_empty(&f->recvs)) return -EAGAIN;
+    /* Behind every receive that was posted before, also one that waits only for its key. */
+    if (!exsi_list_empty(&f->recvs) || !exsi_list_empty(&f->ending)) return -EAGAIN;
     while (got < len && in_ring(s)) {
         size_t n = exsi_min_u64(ring_span(s), len - got);
         if (exsi_copy((uint8_t *)buf + got, s->ring + s->get, n, fragile) < 0) return got ? (int64_t)got : -EFAULT;

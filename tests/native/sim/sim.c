@@ -1,0 +1,588 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* The simulated device (sim.h).
+ * A posted request waits in its queue pair's send queue until a step lets it arrive; its completion then
+ * waits in a queue of its own until a step lets it be polled.  Both keep the order of posting; nothing
+ * else is ordered. */
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SQ_MAX 512
+#define RQ_MAX 256
+#define KEYS 4096
+#define QPS 8
+#define CQ_MAX 4096
+
+struct sim_key {
+    struct exsi_dmr *mr;
+    struct sim_qp *qp; /* NULL: any */
+    uint8_t *addr;
+    size_t len;
+    uint32_t generation;
+    bool live;
+};
+
+struct fifo {
+    uint32_t head, len;
+};
+
+struct sim_qp {
+    struct exsi_qp qp;
+    struct sim *sim;
+    struct sim_qp *peer;
+    struct exsi_send_wr sq[SQ_MAX];
+    uint8_t sq_inline[SQ_MAX][64];
+    struct fifo sqf;      /* posted, not arrived */
+    uint32_t flushed;     /* of these, those that may go */
+    uint32_t depth, in_sq; /* in_sq: until the completion that retires it was polled */
+    struct exsi_recv_wr rq[RQ_MAX];
+    struct fifo rqf;
+    uint32_t max_recv_len;
+    struct exsi_wc sdone[SQ_MAX], rdone[RQ_MAX + SQ_MAX], idone[KEYS];
+    struct fifo sdonef, rdonef, idonef;
+    uint32_t retires[SQ_MAX]; /* requests that each entry of sdone frees */
+    uint32_t unsignalled;
+    uint32_t keys;
+    bool aborted, ended, told;
+    int error;
+};
+
+struct sim_part {
+    struct exsi_part part;
+};
+
+struct sim {
+    struct exsi_device dev;
+    struct exsi_device_entry entry;
+    struct sim_options opt;
+    uint64_t rng;
+    struct sim_part part;
+    struct sim_qp *qps[QPS];
+    struct sim_key keys[KEYS];
+    uint32_t key_hand;
+    struct exsi_wc cq[CQ_MAX];
+    struct fifo cqf;
+    char violation[160];
+};
+
+static struct sim *sim_of(const struct exsi_device *dev) { return (struct sim *)(uintptr_t)dev; }
+static struct sim_qp *qp_of(const struct exsi_qp *qp) { return (struct sim_qp *)(uintptr_t)qp; }
+
+#define violate(sim, ...)                                                                          \
+    do {                                                                                           \
+        if (!(sim)->violation[0]) snprintf((sim)->violation, sizeof(sim)->violation, __VA_ARGS__); \
+    } while (0)
+
+const char *sim_violation(const struct sim *sim) { return sim->violation[0] ? sim->violation : NULL; }
+
+static uint32_t fifo_put(struct fifo *f, uint32_t cap)
+{
+    assert(f->len < cap);
+    return (f->head + f->len++) % cap;
+}
+static uint32_t fifo_take(struct fifo *f, uint32_t cap)
+{
+    assert(f->len > 0);
+    uint32_t at = f->head;
+    f->head = (f->head + 1) % cap;
+    f->len--;
+    return at;
+}
+
+/* --- device and memory ------------------------------------------------------------------------------ */
+
+static int sim_no_open(struct exsi_log *log, struct exsi_device **out, char *reason)
+{
+    (void)log, (void)out, (void)reason;
+    return -EOPNOTSUPP;
+}
+static void sim_close(struct exsi_device *dev) { free(sim_of(dev)); }
+static void sim_query(struct exsi_device *dev, struct exsi_caps *out) { *out = dev->caps; }
+
+static struct sim_key *key_new(struct sim *s, uint32_t *rkey)
+{
+    for (uint32_t i = 0; i < KEYS; i++) {
+        uint32_t at = (s->key_hand + i) % KEYS;
+        if (s->keys[at].live) continue;
+        s->key_hand = at + 1;
+        s->keys[at].generation++;
+        s->keys[at].live = true;
+        *rkey = s->keys[at].generation << 12 | at;
+        return &s->keys[at];
+    }
+    return NULL;
+}
+
+static struct sim_key *key_find(struct sim *s, uint32_t rkey)
+{
+    struct sim_key *k = &s->keys[rkey & (KEYS - 1)];
+    return k->live && (k->generation & 0xfffff) == rkey >> 12 ? k : NULL;
+}
+
+static int sim_reg_mr(struct exsi_device *dev, const struct exsi_mem *mem, struct exsi_dmr **out)
+{
+    struct exsi_dmr *mr = calloc(1, sizeof *mr);
+    if (!mr) return -ENOMEM;
+    mr->mem = *mem;
+    mr->lkey = 1;
+    if (!dev->caps.has_key_per_range && mem->access & EXSI_ACCESS_REMOTE_WRITE) {
+        struct sim_key *k = key_new(sim_of(dev), &mr->rkey);
+        assert(k);
+        k->mr = mr;
+        k->qp = NULL;
+        k->addr = mem->addr;
+        k->len = mem->len;
+    }
+    *out = mr;
+    return 0;
+}
+
+static void sim_dereg_mr(struct exsi_device *dev, struct exsi_dmr *mr)
+{
+    struct sim *s = sim_of(dev);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        if (!s->keys[i].live || s->keys[i].mr != mr) continue;
+        if (s->keys[i].qp) violate(s, "a region was closed while a key of it was live");
+        s->keys[i].live = false;
+    }
+    free(mr);
+}
+
+static int sim_part_open(struct exsi_device *dev, struct exsi_poller *poller, struct exsi_part **out)
+{
+    (void)poller;
+    sim_of(dev)->part.part.dev = dev;
+    *out = &sim_of(dev)->part.part;
+    return 0;
+}
+static void sim_part_close(struct exsi_part *part) { (void)part; }
+static int sim_part_progress(struct exsi_part *part) { return (void)part, 0; }
+static void sim_part_doorbell(struct exsi_part *part, bool asleep) { (void)part, (void)asleep; }
+
+/* --- queue pairs ------------------------------------------------------------------------------------- */
+
+static int sim_qp_create(struct exsi_part *part, struct exsi_cm_id *id, const struct exsi_qp_attr *attr,
+                         struct exsi_qp **out)
+{
+    struct sim *s = sim_of(part->dev);
+    assert(!id && attr->send_wr <= SQ_MAX && attr->recv_wr <= RQ_MAX);
+    for (int i = 0; i < QPS; i++) {
+        if (s->qps[i]) continue;
+        struct sim_qp *qp = calloc(1, sizeof *qp);
+        if (!qp) return -ENOMEM;
+        qp->qp.user = attr->user;
+        qp->sim = s;
+        qp->depth = attr->send_wr;
+        qp->max_recv_len = attr->max_recv_len;
+        s->qps[i] = qp;
+        *out = &qp->qp;
+        return 0;
+    }
+    return -ENOMEM;
+}
+
+static void forget_completions(struct sim *s, const struct sim_qp *qp)
+{
+    struct fifo old = s->cqf;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < old.len; i++) {
+        const struct exsi_wc *wc = &s->cq[(old.head + i) % CQ_MAX];
+        if (wc->qp == &qp->qp) continue;
+        s->cq[(old.head + kept++) % CQ_MAX] = *wc;
+    }
+    s->cqf.len = kept;
+}
+
+static void sim_qp_destroy(struct exsi_qp *q)
+{
+    struct sim_qp *qp = qp_of(q);
+    struct sim *s = qp->sim;
+    for (uint32_t i = 0; i < KEYS; i++)
+        if (s->keys[i].live && s->keys[i].qp == qp) s->keys[i].live = false;
+    forget_completions(s, qp);
+    if (qp->peer) {
+        qp->peer->peer = NULL;
+        if (!qp->ended && !qp->peer->aborted) {
+            qp->peer->aborted = true;
+            qp->peer->error = ECONNRESET;
+        }
+    }
+    for (int i = 0; i < QPS; i++)
+        if (s->qps[i] == qp) s->qps[i] = NULL;
+    free(qp);
+}
+
+static void send_completion(struct sim_qp *qp, const struct exsi_send_wr *wr, int error)
+{
+    qp->unsignalled++;
+    if (!error && !(wr->flags & EXSI_WR_SIGNALED)) return;
+    uint32_t at = fifo_put(&qp->sdonef, SQ_MAX);
+    qp->retires[at] = qp->unsignalled;
+    qp->unsignalled = 0;
+    enum exsi_wc_op op = wr->op == EXSI_WR_SEND ? EXSI_WC_SEND : EXSI_WC_WRITE;
+    qp->sdone[at] = (struct exsi_wc){.wr_id = wr->wr_id, .qp = &qp->qp, .op = op, .error = error};
+}
+
+static void flush_queues(struct sim_qp *qp)
+{
+    while (qp->sqf.len) send_completion(qp, &qp->sq[fifo_take(&qp->sqf, SQ_MAX)], ECANCELED);
+    while (qp->rqf.len) {
+        uint64_t id = qp->rq[fifo_take(&qp->rqf, RQ_MAX)].wr_id;
+        uint32_t at = fifo_put(&qp->rdonef, RQ_MAX + SQ_MAX);
+        qp->rdone[at] = (struct exsi_wc){.wr_id = id, .qp = &qp->qp, .op = EXSI_WC_RECV, .error = ECANCELED};
+    }
+    qp->flushed = 0;
+}
+
+static void break_qp(struct sim_qp *qp, int error)
+{
+    if (qp->aborted) return;
+    qp->aborted = true;
+    qp->error = error;
+    flush_queues(qp);
+}
+
+static void sim_qp_abort(struct exsi_qp *q)
+{
+    struct sim_qp *qp = qp_of(q);
+    break_qp(qp, ECONNABORTED);
+    if (qp->peer) break_qp(qp->peer, ECONNRESET);
+}
+
+void sim_disconnect(struct exsi_qp *q)
+{
+    struct sim_qp *qp = qp_of(q);
+    qp->ended = true;
+    if (qp->peer) qp->peer->ended = true;
+}
+
+static void sim_qp_query(struct exsi_qp *qp, struct exsi_qp_info *out)
+{
+    memset(out, 0, sizeof *out);
+    snprintf(out->path, sizeof out->path, "sim");
+    out->max_msg = qp_of(qp)->sim->opt.max_msg;
+    out->immediate = qp_of(qp)->sim->opt.immediate;
+}
+
+static int sim_post_recv(struct exsi_qp *q, const struct exsi_recv_wr *wr, int n)
+{
+    struct sim_qp *qp = qp_of(q);
+    for (int i = 0; i < n; i++) {
+        if (qp->aborted) {
+            uint32_t at = fifo_put(&qp->rdonef, RQ_MAX + SQ_MAX);
+            qp->rdone[at] =
+                (struct exsi_wc){.wr_id = wr[i].wr_id, .qp = q, .op = EXSI_WC_RECV, .error = ECANCELED};
+            continue;
+        }
+        if (qp->rqf.len == RQ_MAX) return -ENOMEM;
+        qp->rq[fifo_put(&qp->rqf, RQ_MAX)] = wr[i];
+    }
+    return 0;
+}
+
+static void check_source(struct sim *s, const struct exsi_send_wr *wr)
+{
+    for (uint32_t i = 0; i < wr->num_sge; i++) {
+        const struct exsi_sge *g = &wr->sge[i];
+        if (wr->flags & EXSI_WR_INLINE) continue;
+        uint64_t off = (uint64_t)((uint8_t *)g->addr - (uint8_t *)g->mr->mem.addr);
+        if (!exsi_range_inside(off, g->len, g->mr->mem.len)) violate(s, "a source outside its region");
+    }
+}
+
+static int sim_post_send(struct exsi_qp *q, const struct exsi_send_wr *wr, int n)
+{
+    struct sim_qp *qp = qp_of(q);
+    if (qp->in_sq + (uint32_t)n > qp->depth) {
+        violate(qp->sim, "the send queue was overrun");
+        return -ENOMEM;
+    }
+    for (int i = 0; i < n; i++) {
+        if (wr[i].op == EXSI_WR_WRITE_IMM && !qp->sim->opt.immediate) return -EINVAL;
+        qp->in_sq++;
+        if (qp->aborted) {
+            send_completion(qp, &wr[i], ECANCELED);
+            continue;
+        }
+        check_source(qp->sim, &wr[i]);
+        uint32_t at = fifo_put(&qp->sqf, SQ_MAX);
+        qp->sq[at] = wr[i];
+        if (wr[i].flags & EXSI_WR_INLINE) {
+            assert(wr[i].num_sge == 1 && wr[i].sge[0].len <= sizeof qp->sq_inline[at]);
+            memcpy(qp->sq_inline[at], wr[i].sge[0].addr, wr[i].sge[0].len);
+            qp->sq[at].sge[0].addr = qp->sq_inline[at];
+        }
+    }
+    return 0;
+}
+
+static void sim_qp_flush(struct exsi_qp *q) { qp_of(q)->flushed = qp_of(q)->sqf.len; }
+
+uint32_t sim_in_flight(const struct exsi_qp *q) { return qp_of(q)->sqf.len; }
+
+static int sim_key_bind(struct exsi_qp *q, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey)
+{
+    struct sim_qp *qp = qp_of(q);
+    struct sim *s = qp->sim;
+    if (s->opt.region_keys) return -EOPNOTSUPP;
+    if (s->opt.late_bind && !qp->peer) return -ENOTCONN;
+    if (s->opt.max_keys && qp->keys >= s->opt.max_keys) return -EAGAIN;
+    if (!(mr->mem.access & EXSI_ACCESS_REMOTE_WRITE)) return -EACCES;
+    if (!exsi_range_inside((uint64_t)((uint8_t *)addr - (uint8_t *)mr->mem.addr), len, mr->mem.len)) return -EFAULT;
+    struct sim_key *k = key_new(s, rkey);
+    if (!k) return -ENOMEM;
+    k->mr = mr;
+    k->qp = qp;
+    k->addr = addr;
+    k->len = len;
+    qp->keys++;
+    return 0;
+}
+
+static void key_end(struct sim_qp *qp, struct sim_key *k)
+{
+    k->live = false;
+    qp->keys--;
+}
+
+static int sim_key_invalidate(struct exsi_qp *q, uint32_t rkey, uint64_t wr_id)
+{
+    struct sim_qp *qp = qp_of(q);
+    struct sim_key *k = key_find(qp->sim, rkey);
+    if (!k || k->qp != qp) {
+        violate(qp->sim, "a dead key was ended again");
+        return -EINVAL;
+    }
+    if (qp->aborted || sim_below(&qp->sim->rng, 100) >= qp->sim->opt.async_percent) {
+        key_end(qp, k);
+        return 0;
+    }
+    uint32_t at = fifo_put(&qp->idonef, KEYS);
+    qp->idone[at] = (struct exsi_wc){.wr_id = wr_id, .qp = q, .op = EXSI_WC_INVALIDATE, .imm = rkey};
+    return 1;
+}
+
+/* --- completions and events ---------------------------------------------------------------------------- */
+
+static int sim_poll_cq(struct exsi_part *part, struct exsi_wc *wc, int max)
+{
+    struct sim *s = sim_of(part->dev);
+    int n = 0;
+    while (n < max && s->cqf.len) wc[n++] = s->cq[fifo_take(&s->cqf, CQ_MAX)];
+    return n;
+}
+
+static bool all_polled(const struct sim_qp *qp)
+{
+    if (qp->sdonef.len || qp->rdonef.len || qp->idonef.len) return false;
+    for (uint32_t i = 0; i < qp->sim->cqf.len; i++)
+        if (qp->sim->cq[(qp->sim->cqf.head + i) % CQ_MAX].qp == &qp->qp) return false;
+    return true;
+}
+
+static int sim_poll_cm(struct exsi_part *part, struct exsi_cm_event *ev)
+{
+    struct sim *s = sim_of(part->dev);
+    for (int i = 0; i < QPS; i++) {
+        struct sim_qp *qp = s->qps[i];
+        if (!qp || qp->told || !all_polled(qp)) continue;
+        bool quiet = !qp->sqf.len && (!qp->peer || !qp->peer->sqf.len);
+        if (!qp->aborted && !(qp->ended && quiet)) continue;
+        qp->told = true;
+        memset(ev, 0, sizeof *ev);
+        ev->kind = EXSI_CM_DISCONNECTED;
+        ev->qp = &qp->qp;
+        ev->error = qp->error;
+        return 1;
+    }
+    return 0;
+}
+
+/* --- what can happen ------------------------------------------------------------------------------------ */
+
+static void put_cq(struct sim *s, const struct exsi_wc *wc) { s->cq[fifo_put(&s->cqf, CQ_MAX)] = *wc; }
+
+static bool place(struct sim_qp *to, const struct exsi_send_wr *wr)
+{
+    struct sim *s = to->sim;
+    struct sim_key *k = key_find(s, wr->rkey);
+    uint32_t len = wr->sge[0].len;
+    if (!k || (k->qp && k->qp != to)) {
+        violate(s, "a write behind a key that is not live");
+        return false;
+    }
+    if (!exsi_range_inside(wr->raddr - (uint64_t)(uintptr_t)k->addr, len, k->len)) {
+        violate(s, "a write outside its key's range");
+        return false;
+    }
+    memcpy((void *)(uintptr_t)wr->raddr, wr->sge[0].addr, len);
+    return true;
+}
+
+static bool take_receive(struct sim_qp *to, const struct exsi_send_wr *wr)
+{
+    if (!to->rqf.len) {
+        violate(to->sim, "a message found no posted receive");
+        return false;
+    }
+    struct exsi_recv_wr *r = &to->rq[fifo_take(&to->rqf, RQ_MAX)];
+    struct exsi_wc wc = {.wr_id = r->wr_id, .qp = &to->qp, .op = EXSI_WC_RECV_IMM, .imm = wr->imm};
+    if (wr->op == EXSI_WR_SEND) {
+        wc.op = EXSI_WC_RECV;
+        wc.byte_len = wr->num_sge ? wr->sge[0].len : 0;
+        if (wc.byte_len > r->sge.len) {
+            violate(to->sim, "a message longer than its receive");
+            return false;
+        }
+        memcpy(r->sge.addr, wr->sge[0].addr, wc.byte_len);
+    }
+    to->rdone[fifo_put(&to->rdonef, RQ_MAX + SQ_MAX)] = wc;
+    return true;
+}
+
+static void arrive(struct sim_qp *qp)
+{
+    struct exsi_send_wr *wr = &qp->sq[fifo_take(&qp->sqf, SQ_MAX)];
+    qp->flushed--;
+    bool sound = true;
+    if (wr->op != EXSI_WR_SEND && wr->num_sge) sound = place(qp->peer, wr);
+    if (sound && wr->op != EXSI_WR_WRITE) sound = take_receive(qp->peer, wr);
+    send_completion(qp, wr, sound ? 0 : EPROTO);
+    if (sound) return;
+    break_qp(qp, EPROTO);
+    break_qp(qp->peer, EPROTO);
+}
+
+static void release_send(struct sim_qp *qp)
+{
+    uint32_t at = fifo_take(&qp->sdonef, SQ_MAX);
+    qp->in_sq -= qp->retires[at];
+    put_cq(qp->sim, &qp->sdone[at]);
+}
+
+static void release_key(struct sim_qp *qp)
+{
+    struct exsi_wc wc = qp->idone[fifo_take(&qp->idonef, KEYS)];
+    key_end(qp, key_find(qp->sim, wc.imm));
+    if (qp->aborted) wc.error = ECANCELED;
+    put_cq(qp->sim, &wc);
+}
+
+bool sim_step(struct sim *s)
+{
+    struct {
+        struct sim_qp *qp;
+        int what;
+    } can[QPS * 4];
+    uint32_t n = 0;
+    for (int i = 0; i < QPS; i++) {
+        struct sim_qp *qp = s->qps[i];
+        if (!qp) continue;
+        if (qp->flushed && qp->peer && !qp->aborted) can[n].qp = qp, can[n++].what = 0;
+        if (qp->sdonef.len) can[n].qp = qp, can[n++].what = 1;
+        if (qp->rdonef.len) can[n].qp = qp, can[n++].what = 2;
+        if (qp->idonef.len) can[n].qp = qp, can[n++].what = 3;
+    }
+    if (!n) return false;
+    uint32_t at = sim_below(&s->rng, n);
+    struct sim_qp *qp = can[at].qp;
+    switch (can[at].what) {
+    case 0: arrive(qp); break;
+    case 1: release_send(qp); break;
+    case 2: put_cq(s, &qp->rdone[fifo_take(&qp->rdonef, RQ_MAX + SQ_MAX)]); break;
+    default: release_key(qp);
+    }
+    return true;
+}
+
+void sim_link(struct exsi_qp *a, struct exsi_qp *b)
+{
+    qp_of(a)->peer = qp_of(b);
+    qp_of(b)->peer = qp_of(a);
+}
+
+/* --- what it has not ------------------------------------------------------------------------------------- */
+
+static int no_raw(struct exsi_qp *qp, struct exsi_raw_address *out) { return (void)qp, (void)out, -EOPNOTSUPP; }
+static int no_rtr(struct exsi_qp *qp, const struct exsi_raw_address *a) { return (void)qp, (void)a, -EOPNOTSUPP; }
+static int no_rts(struct exsi_qp *qp) { return (void)qp, -EOPNOTSUPP; }
+static int no_listen(struct exsi_part *p, const union exsi_addr *a, int b, const struct exsi_cm_options *o, void *u,
+                     struct exsi_cm_id **id, union exsi_addr *bound)
+{
+    return (void)p, (void)a, (void)b, (void)o, (void)u, (void)id, (void)bound, -EOPNOTSUPP;
+}
+static int no_resolve(struct exsi_part *p, const union exsi_addr *s, const union exsi_addr *a,
+                      const struct exsi_cm_options *o, void *u, struct exsi_cm_id **id)
+{
+    return (void)p, (void)s, (void)a, (void)o, (void)u, (void)id, -EOPNOTSUPP;
+}
+static int no_cm(struct exsi_cm_id *id, const void *d, uint32_t n) { return (void)id, (void)d, (void)n, -EOPNOTSUPP; }
+static void no_reject(struct exsi_cm_id *id, const void *d, uint32_t n) { (void)id, (void)d, (void)n; }
+static void no_id(struct exsi_cm_id *id) { (void)id; }
+
+static const struct exsi_device_ops sim_ops = {
+    .name = "sim",
+    .open = sim_no_open,
+    .close = sim_close,
+    .query = sim_query,
+    .reg_mr = sim_reg_mr,
+    .dereg_mr = sim_dereg_mr,
+    .part_open = sim_part_open,
+    .part_close = sim_part_close,
+    .part_progress = sim_part_progress,
+    .part_doorbell = sim_part_doorbell,
+    .poll_cq = sim_poll_cq,
+    .poll_cm = sim_poll_cm,
+    .qp_create = sim_qp_create,
+    .qp_destroy = sim_qp_destroy,
+    .qp_abort = sim_qp_abort,
+    .qp_query = sim_qp_query,
+    .post_recv = sim_post_recv,
+    .post_send = sim_post_send,
+    .qp_flush = sim_qp_flush,
+    .key_bind = sim_key_bind,
+    .key_invalidate = sim_key_invalidate,
+    .raw_query = no_raw,
+    .raw_to_rtr = no_rtr,
+    .raw_to_rts = no_rts,
+    .cm_listen = no_listen,
+    .cm_resolve = no_resolve,
+    .cm_connect = no_cm,
+    .cm_accept = no_cm,
+    .cm_reject = no_reject,
+    .cm_disconnect = no_id,
+    .cm_destroy = no_id,
+};
+
+void sim_set(struct sim *s, const struct sim_options *opt, uint64_t seed)
+{
+    s->opt = *opt;
+    s->rng = seed;
+    s->violation[0] = '\0';
+    s->dev.caps = (struct exsi_caps){
+        .max_inline = 64,
+        .max_sge = EXSI_MAX_SGE,
+        .max_qp_wr = SQ_MAX,
+        .max_request_private = 128,
+        .max_reply_private = 128,
+        .max_msg = opt->max_msg,
+        .has_immediate = opt->immediate,
+        .has_key_per_range = !opt->region_keys,
+        .has_raw_qp = true,
+    };
+}
+
+struct sim *sim_open(struct exsi_ctx *ctx, const struct sim_options *opt, uint64_t seed)
+{
+    struct sim *s = calloc(1, sizeof *s);
+    if (!s || ctx->n_devices == EXSI_MAX_DEVICES) abort();
+    s->dev.ops = &sim_ops;
+    s->entry = (struct exsi_device_entry){.name = "sim", .summary = "simulated link", .ops = &sim_ops};
+    sim_set(s, opt, seed);
+    ctx->devices[ctx->n_devices++] = (struct exsi_open_device){.entry = &s->entry, .dev = &s->dev, .tried = true};
+    return s;
+}
+
+struct exsi_device *sim_device(struct sim *s) { return &s->dev; }

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* The engines against a plain model, under random schedules (es-api 2.3.8): posts, arrivals, completions,
+ * cancels, half-closes and aborts in any order, both directions at once, with few credits, few
+ * advertisements and rings of 1 to 64 bytes.  Debug assertions inside the engine are part of the test.
+ *
+ *   test_engine_random [--steps N] [--seed S] [--episode E] [--fault NAME]
+ * A failure prints the seed and the episode; --seed S --episode E runs just that one. */
+#include <getopt.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sim/model.h"
+#include "tap.h"
+
+#ifdef EXSI_SEED_FAULTS
+#include "engine/flow.h"
+struct exsi_faults exsi_faults;
+static const struct {
+    const char *name;
+    bool *flag;
+} faults[] = {
+    {"skip-s1", &exsi_faults.skip_s1},
+    {"skip-settle-a", &exsi_faults.skip_settle_a},
+    {"ind-less", &exsi_faults.ind_less},
+    {"ack-before-copy", &exsi_faults.ack_before_copy},
+    {"drop-waitall-rest", &exsi_faults.drop_waitall_rest},
+    {"cancel-at-once", &exsi_faults.cancel_at_once},
+    {"fin-early", &exsi_faults.fin_early},
+    {"ring-wrap", &exsi_faults.ring_wrap},
+};
+
+static bool set_fault(const char *name)
+{
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        if (strcmp(faults[i].name, name) == 0) return *faults[i].flag = true;
+    return false;
+}
+#else
+static bool set_fault(const char *name) { return (void)name, false; }
+#endif
+
+struct run {
+    struct pair pair;
+    struct model model;
+    uint64_t rng, steps;
+    uint32_t send_bias, recv_bias, max_len;
+    bool shut_early;
+};
+
+static uint32_t below(struct run *r, uint32_t n) { return sim_below(&r->rng, n); }
+static bool chance(struct run *r, uint32_t percent) { return below(r, 100) < percent; }
+
+static void random_config(struct run *r, struct exsi_engine_config *c)
+{
+    *c = (struct exsi_engine_config){
+        .ring_bytes = 1 + below(r, chance(r, 30) ? 4 : 64),
+        .max_adverts = 1 + below(r, 6),
+        .recv_slots = EXSI_MIN_CREDITS + below(r, chance(r, 70) ? 2 : 30),
+        .max_transfer = chance(r, 50) ? 1 << 20 : 1 + below(r, 40),
+        .direct_threshold = chance(r, 70) ? 0 : below(r, 60),
+        .direct_hold_us = chance(r, 10) ? 1 : 0,
+        .strict_keys = chance(r, 5),
+    };
+}
+
+static void connect_pair(struct run *r, bool packets, uint64_t seed)
+{
+    struct exsi_engine_config cfg[2];
+    struct sim_options opt = {
+        .immediate = chance(r, 50),
+        .region_keys = chance(r, 15),
+        .late_bind = chance(r, 30),
+        .async_percent = chance(r, 50) ? 0 : below(r, 101),
+        .max_keys = chance(r, 80) ? 0 : 3 + below(r, 4),
+        .max_msg = chance(r, 80) ? 1 << 30 : 1 + below(r, 64),
+    };
+    random_config(r, &cfg[0]);
+    random_config(r, &cfg[1]);
+    if (packets && opt.region_keys) cfg[0].strict_keys = cfg[1].strict_keys = false;
+    pair_connect(&r->pair, packets ? &exsi_engine_seqpacket : &exsi_engine_stream, cfg, &opt, seed);
+    r->send_bias = 2 + below(r, 20);
+    r->recv_bias = 2 + below(r, 20);
+    r->max_len = 1 + below(r, chance(r, 50) ? 20 : SLOT_BYTES - 1);
+    r->shut_early = chance(r, 30);
+}
+
+static uint32_t random_len(struct run *r) { return chance(r, 3) ? 0 : 1 + below(r, r->max_len); }
+
+static uint32_t random_split(struct run *r, uint32_t len) { return len > 1 && chance(r, 15) ? 1 + below(r, len - 1) : 0; }
+
+static void post_send(struct run *r, int side)
+{
+    uint32_t len = random_len(r), flags = 0;
+    if (r->model.packets && chance(r, 10)) flags |= EXSI_OPF_STRICT_SIZE;
+    if (r->shut_early && below(r, 400) == 0) flags |= EXSI_OPF_SHUT_WR;
+    model_post_send(&r->model, side, len, random_split(r, len), flags);
+}
+
+static void post_recv(struct run *r, int side)
+{
+    uint32_t len = random_len(r);
+    model_post_recv(&r->model, side, len, r->model.packets ? 0 : random_split(r, len), chance(r, 30) ? EXSI_OPF_WAITALL : 0);
+}
+
+static void act(struct run *r)
+{
+    int side = (int)below(r, 2);
+    uint32_t dice = below(r, 100);
+    r->steps++;
+    if (dice < r->send_bias)
+        post_send(r, side);
+    else if (dice < r->send_bias + r->recv_bias)
+        post_recv(r, side);
+    else if (dice < r->send_bias + r->recv_bias + 3)
+        model_cancel(&r->model, side, chance(r, 60), below(r, SLOTS));
+    else if (dice < r->send_bias + r->recv_bias + 5)
+        model_take(&r->model, side, 1 + below(r, SLOT_BYTES - 1));
+    else if (dice == 99 && r->shut_early && below(r, 40) == 0)
+        model_shut_send(&r->model, side);
+    else if (dice == 98 && r->shut_early && below(r, 40) == 0)
+        model_shut_recv(&r->model, side);
+    else
+        pair_step(&r->pair);
+    if (chance(r, 50)) model_events(&r->model);
+}
+
+static void run_quiet(struct run *r)
+{
+    do {
+        while (pair_step(&r->pair)) r->steps++;
+        model_events(&r->model);
+        exsi_poller_run(&r->pair.group->poller);
+        pair_deliver(&r->pair);
+    } while (pair_step(&r->pair));
+    model_events(&r->model);
+}
+
+static bool side_done(struct run *r, int side)
+{
+    uint32_t ready = pair_ready(&r->pair, side);
+    return ready & EXSI_CHANGE_PEER_FIN && ready & EXSI_CHANGE_FIN_ACKED && !r->model.busy_sends[side] &&
+           !r->model.busy_recvs[side];
+}
+
+/* Receive until both sides have seen the other's end.  Whatever stands still before that is a deadlock. */
+static void drain(struct run *r)
+{
+    struct model *m = &r->model;
+    for (int side = 0; side < 2; side++) model_shut_send(m, side);
+    for (int idle = 0, turns = 0; idle < 3 && turns++ < 20000 && !m->wrong[0] && !sim_violation(r->pair.sim);) {
+        uint64_t before = m->events;
+        run_quiet(r);
+        if (side_done(r, 0) && side_done(r, 1)) {
+            /* What lies in the rings. */
+            for (int side = 0; side < 2; side++) model_take(m, side, SLOT_BYTES - 1);
+            return;
+        }
+        for (int side = 0; side < 2; side++)
+            if (m->busy_recvs[side] < 2 && !(m->recv_shut[side] && !m->packets)) post_recv(r, side);
+        run_quiet(r);
+        if (r->pair.side[0].ep->error || r->pair.side[1].ep->error) {
+            wrong(m, "the connection failed: %d and %d", r->pair.side[0].ep->error, r->pair.side[1].ep->error);
+            return;
+        }
+        /* A held send has a real clock. */
+        idle = m->events == before ? idle + 1 : 0;
+        if (idle) usleep(10);
+    }
+    wrong(m, "deadlock: sends %u %u, receives %u %u, ready %x %x", m->busy_sends[0], m->busy_sends[1], m->busy_recvs[0],
+          m->busy_recvs[1], pair_ready(&r->pair, 0), pair_ready(&r->pair, 1));
+}
+
+static void episode(struct run *r, uint64_t seed)
+{
+    struct model *m = &r->model;
+    r->rng = seed;
+    bool packets = chance(r, 35);
+    connect_pair(r, packets, sim_next(&r->rng));
+    model_start(m, &r->pair, packets);
+    uint32_t steps = 100 + below(r, 2500);
+    bool abort = chance(r, 20);
+    for (uint32_t i = 0; i < steps && !m->wrong[0] && !sim_violation(r->pair.sim); i++) act(r);
+    model_events(m);
+    if (abort) {
+        m->over = true;
+        int side = (int)below(r, 2);
+        if (r->pair.side[side].ep->error) wrong(m, "the connection failed with %d", r->pair.side[side].ep->error);
+        exsi_ep_fail(r->pair.side[side].ep, ECONNABORTED, "abort");
+    } else if (!m->wrong[0]) {
+        drain(r);
+        m->over = true;
+        sim_disconnect(r->pair.side[0].ep->qp);
+    }
+    if (m->wrong[0] || sim_violation(r->pair.sim)) return;
+    run_quiet(r);
+    model_compare(m, !abort);
+    for (int i = 0; i < 2; i++)
+        if (r->pair.side[i].dead_reports != 1) wrong(m, "side %d was told %u times", i, r->pair.side[i].dead_reports);
+    if (!m->wrong[0]) pair_drop(&r->pair);
+}
+
+static bool failed(struct run *r, uint64_t seed, uint64_t number)
+{
+    const char *what = r->model.wrong[0] ? r->model.wrong : sim_violation(r->pair.sim);
+    if (what) printf("# %s: %s (--seed %llu --episode %llu)\n", r->model.packets ? "seqpacket" : "stream", what,
+                     (unsigned long long)seed, (unsigned long long)number);
+    return what;
+}
+
+int main(int argc, char **argv)
+{
+    static struct run r;
+    static const struct option options[] = {{"steps", 1, 0, 's'}, {"seed", 1, 0, 'r'}, {"episode", 1, 0, 'e'},
+                                            {"fault", 1, 0, 'f'}, {0}};
+    uint64_t steps = 1000000, seed = 20261121, only = 0, n = 0;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == 's') steps = strtoull(optarg, NULL, 0);
+        if (c == 'r') seed = strtoull(optarg, NULL, 0);
+        if (c == 'e') only = strtoull(optarg, NULL, 0);
+        if (c == 'f' && !set_fault(optarg)) return 99;
+        if (c == '?') return 99;
+    }
+    pair_open(&r.pair);
+    bool bad = false;
+    for (n = only; r.steps < steps && !bad; n++) {
+        uint64_t state = seed * 1000003 + n;
+        episode(&r, sim_next(&state));
+        bad = failed(&r, seed, n);
+        if (only) break;
+    }
+    ok(!bad, "%llu steps, %llu episodes, %llu events, seed %llu", (unsigned long long)r.steps, (unsigned long long)n,
+       (unsigned long long)r.model.events, (unsigned long long)seed);
+    if (!bad) {
+        model_end(&r.model);
+        pair_close(&r.pair);
+    }
+    return tap_done();
+}
