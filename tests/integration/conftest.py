@@ -3,23 +3,97 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from typing import TYPE_CHECKING
+
 import pytest
+import trio
 
 import exs
+from exs.testing import Leaks, clogged_stream_pair, message_pair, stream_pair
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 PATHS = ("shm-vm", "shm-ring", "tcp")
 MODES = ("inline", "thread")
+BOUND_S = 20
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "options" in metafunc.fixturenames:
+    names = set(metafunc.fixturenames)
+    if names & {"options", "streams", "channels", "clogged"}:
         cases = [(path, mode) for path in PATHS for mode in MODES]
         metafunc.parametrize("options", cases, ids=[f"{p}-{m}" for p, m in cases], indirect=True)
-    elif "path" in metafunc.fixturenames:
+    elif "path" in names:
         metafunc.parametrize("path", PATHS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _bounded(item.obj)
+
+
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def bounded(**arguments: object) -> None:
+        with trio.fail_after(BOUND_S):
+            await test(**arguments)
+
+    return bounded
 
 
 @pytest.fixture
 def options(request: pytest.FixtureRequest) -> exs.Options:
     path, mode = request.param
     return exs.Options(path=path, progress=mode, close_timeout=2.0)
+
+
+@pytest.fixture
+async def streams(options: exs.Options) -> AsyncIterator[tuple[exs.SocketStream, exs.SocketStream]]:
+    """A connected pair."""
+    a, b = await stream_pair(options)
+    yield a, b
+    await trio.aclose_forcefully(a)
+    await trio.aclose_forcefully(b)
+
+
+@pytest.fixture
+async def clogged(options: exs.Options) -> AsyncIterator[tuple[exs.SocketStream, exs.SocketStream]]:
+    """A connected pair in which neither side can send."""
+    a, b = await clogged_stream_pair(options)
+    yield a, b
+    await trio.aclose_forcefully(a)
+    await trio.aclose_forcefully(b)
+
+
+@pytest.fixture
+async def channels(options: exs.Options) -> AsyncIterator[tuple[exs.MessageChannel, exs.MessageChannel]]:
+    """A connected pair of message channels."""
+    a, b = await message_pair(options)
+    yield a, b
+    await trio.aclose_forcefully(a)
+    await trio.aclose_forcefully(b)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """What a process opens once and keeps is no leak of a test."""
+
+    async def both_modes() -> None:
+        for mode in MODES:
+            for stream in await stream_pair(exs.Options(progress=mode)):  # type: ignore[arg-type]
+                await trio.aclose_forcefully(stream)
+
+    trio.run(both_modes)
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left(_warm: None) -> Iterator[None]:
+    before = Leaks.now()
+    yield
+    after = Leaks.now()
+    assert len(after.descriptors) <= len(before.descriptors), sorted(after.descriptors - before.descriptors)
+    assert after.mappings <= before.mappings, "shared mappings are left"
