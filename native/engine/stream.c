@@ -80,10 +80,11 @@ static void pump_all(struct exsi_stream *s)
 {
     struct exsi_flow *f = &s->f;
     /* Data must not overtake REVOKED: the peer takes it for the first receive that is live there. */
-    bool answered = exsi_flow_pump_revoked(f, 0);
+    bool answered = EXSI_FAULT(revoked_late) || exsi_flow_pump_revoked(f, 0);
     exsi_stream_pump_adverts(s);
     if (!exsi_flow_pump_acks(f) || !exsi_flow_pump_revokes(f) || !answered) return;
     exsi_stream_pump_data(s);
+    if (EXSI_FAULT(revoked_late)) (void)exsi_flow_pump_revoked(f, 0);
     exsi_flow_pump_fin(f);
 }
 

@@ -4,40 +4,18 @@
  * advertisements and rings of 1 to 64 bytes.  Debug assertions inside the engine are part of the test.
  *
  *   test_engine_random [--steps N] [--seed S] [--episode E] [--fault NAME]
- * A failure prints the seed and the episode; --seed S --episode E runs just that one. */
+ * A failure prints the seed and the episode; --seed S --episode E runs just that one.
+ *
+ * test_engine_faults is the same over engines with seeded faults: without --fault it runs itself once
+ * with each of them, and each of these runs must fail. */
+#include <fcntl.h>
 #include <getopt.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "sim/model.h"
 #include "tap.h"
-
-#ifdef EXSI_SEED_FAULTS
-#include "engine/flow.h"
-struct exsi_faults exsi_faults;
-static const struct {
-    const char *name;
-    bool *flag;
-} faults[] = {
-    {"skip-s1", &exsi_faults.skip_s1},
-    {"skip-settle-a", &exsi_faults.skip_settle_a},
-    {"ind-less", &exsi_faults.ind_less},
-    {"ack-before-copy", &exsi_faults.ack_before_copy},
-    {"drop-waitall-rest", &exsi_faults.drop_waitall_rest},
-    {"cancel-at-once", &exsi_faults.cancel_at_once},
-    {"fin-early", &exsi_faults.fin_early},
-    {"ring-wrap", &exsi_faults.ring_wrap},
-};
-
-static bool set_fault(const char *name)
-{
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
-        if (strcmp(faults[i].name, name) == 0) return *faults[i].flag = true;
-    return false;
-}
-#else
-static bool set_fault(const char *name) { return (void)name, false; }
-#endif
 
 struct run {
     struct pair pair;
@@ -207,32 +185,99 @@ static bool failed(struct run *r, uint64_t seed, uint64_t number)
     return what;
 }
 
-int main(int argc, char **argv)
+struct arguments {
+    uint64_t steps, seed, only;
+    const char *fault;
+};
+
+static int run_all(const struct arguments *a)
 {
     static struct run r;
-    static const struct option options[] = {{"steps", 1, 0, 's'}, {"seed", 1, 0, 'r'}, {"episode", 1, 0, 'e'},
-                                            {"fault", 1, 0, 'f'}, {0}};
-    uint64_t steps = 1000000, seed = 20261121, only = 0, n = 0;
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        if (c == 's') steps = strtoull(optarg, NULL, 0);
-        if (c == 'r') seed = strtoull(optarg, NULL, 0);
-        if (c == 'e') only = strtoull(optarg, NULL, 0);
-        if (c == 'f' && !set_fault(optarg)) return 99;
-        if (c == '?') return 99;
-    }
-    pair_open(&r.pair);
+    uint64_t n;
     bool bad = false;
-    for (n = only; r.steps < steps && !bad; n++) {
-        uint64_t state = seed * 1000003 + n;
+    pair_open(&r.pair);
+    for (n = a->only; r.steps < a->steps && !bad; n++) {
+        uint64_t state = a->seed * 1000003 + n;
         episode(&r, sim_next(&state));
-        bad = failed(&r, seed, n);
-        if (only) break;
+        bad = failed(&r, a->seed, n);
+        if (a->only) break;
     }
     ok(!bad, "%llu steps, %llu episodes, %llu events, seed %llu", (unsigned long long)r.steps, (unsigned long long)n,
-       (unsigned long long)r.model.events, (unsigned long long)seed);
+       (unsigned long long)r.model.events, (unsigned long long)a->seed);
     if (!bad) {
         model_end(&r.model);
         pair_close(&r.pair);
     }
     return tap_done();
+}
+
+#ifdef EXSI_SEED_FAULTS
+#include "engine/flow.h"
+struct exsi_faults exsi_faults;
+static const struct {
+    const char *name;
+    bool *flag;
+} faults[] = {
+    {"skip-s1", &exsi_faults.skip_s1},
+    {"skip-settle-a", &exsi_faults.skip_settle_a},
+    {"ind-less", &exsi_faults.ind_less},
+    {"ack-before-copy", &exsi_faults.ack_before_copy},
+    {"drop-waitall-rest", &exsi_faults.drop_waitall_rest},
+    {"cancel-at-once", &exsi_faults.cancel_at_once},
+    {"fin-early", &exsi_faults.fin_early},
+    {"ring-wrap", &exsi_faults.ring_wrap},
+    {"revoked-late", &exsi_faults.revoked_late},
+    {"spend-reserve", &exsi_faults.spend_reserve},
+};
+
+/* A run in a process of its own, silent: an assertion is a finding too. */
+static bool run_finds(const struct arguments *a, bool *flag)
+{
+    fflush(stdout);
+    pid_t pid = fork();
+    must(pid >= 0);
+    if (pid == 0) {
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, 1);
+        dup2(null, 2);
+        if (flag) *flag = true;
+        _exit(run_all(a) != 0);
+    }
+    int status;
+    must(waitpid(pid, &status, 0) == pid);
+    return status != 0;
+}
+
+static int run_faults(const struct arguments *a)
+{
+    bool seen = false;
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        if (a->fault && strcmp(a->fault, faults[i].name) != 0) continue;
+        seen = true;
+        if (a->fault) {
+            *faults[i].flag = true;
+            return run_all(a);
+        }
+        ok(run_finds(a, faults[i].flag), "%s is found", faults[i].name);
+    }
+    ok(!run_finds(a, NULL), "without a fault nothing is found");
+    return seen ? tap_done() : 99;
+}
+#else
+static int run_faults(const struct arguments *a) { return a->fault ? 99 : run_all(a); }
+#endif
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"steps", 1, 0, 's'}, {"seed", 1, 0, 'r'}, {"episode", 1, 0, 'e'}, {"fault", 1, 0, 'f'}, {0}};
+    struct arguments a = {.steps = 1000000, .seed = 20261121};
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == 's') a.steps = strtoull(optarg, NULL, 0);
+        if (c == 'r') a.seed = strtoull(optarg, NULL, 0);
+        if (c == 'e') a.only = strtoull(optarg, NULL, 0);
+        if (c == 'f') a.fault = optarg;
+        if (c == '?') return 99;
+    }
+    return run_faults(&a);
 }

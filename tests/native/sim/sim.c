@@ -447,6 +447,10 @@ static void arrive(struct sim_qp *qp)
     struct exsi_send_wr *wr = &qp->sq[fifo_take(&qp->sqf, SQ_MAX)];
     qp->flushed--;
     bool sound = true;
+    if (!qp->peer) { /* ended in order, and the other side is gone already */
+        send_completion(qp, wr, 0);
+        return;
+    }
     if (wr->op != EXSI_WR_SEND && wr->num_sge) sound = place(qp->peer, wr);
     if (sound && wr->op != EXSI_WR_WRITE) sound = take_receive(qp->peer, wr);
     send_completion(qp, wr, sound ? 0 : EPROTO);
@@ -480,7 +484,7 @@ bool sim_step(struct sim *s)
     for (int i = 0; i < QPS; i++) {
         struct sim_qp *qp = s->qps[i];
         if (!qp) continue;
-        if (qp->flushed && qp->peer && !qp->aborted) can[n].qp = qp, can[n++].what = 0;
+        if (qp->flushed && (qp->peer || qp->ended) && !qp->aborted) can[n].qp = qp, can[n++].what = 0;
         if (qp->sdonef.len) can[n].qp = qp, can[n++].what = 1;
         if (qp->rdonef.len) can[n].qp = qp, can[n++].what = 2;
         if (qp->idonef.len) can[n].qp = qp, can[n++].what = 3;
