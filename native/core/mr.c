@@ -226,7 +226,9 @@ int exsi_mr_in_use(struct exsi_ctx *ctx, uint64_t handle)
     struct exsi_mr *mr = find_slot(ctx, handle);
     if (!mr) return -EBADF;
     uint64_t word = atomic_load_explicit(&mr->word, memory_order_relaxed);
-    return is_live(word, handle) ? (int)USES(word) : -EBADF;
+    if (GENERATION(word) != GENERATION(handle)) return -EBADF;
+    /* A closing region with uses still has operations to wait for; one without is about to be taken apart. */
+    return (word & CLOSING) && USES(word) == 0 ? -EBADF : (int)USES(word);
 }
 
 /* --- use --------------------------------------------------------------------------------------------- */

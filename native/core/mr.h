@@ -45,7 +45,7 @@ void exsi_mr_unmap(void *addr, size_t len);
 EXSI_MUST_CHECK int exsi_mr_close(struct exsi_ctx *ctx, uint64_t handle);
 /* No new uses; closed by the last put, or now. */
 EXSI_MUST_CHECK int exsi_mr_close_later(struct exsi_ctx *ctx, uint64_t handle);
-/* Operations that use it, or -EBADF. */
+/* Operations that use it, also while it is closing; -EBADF when it is gone. */
 int exsi_mr_in_use(struct exsi_ctx *ctx, uint64_t handle);
 
 /* Count one use of a range: -EBADF, -EFAULT (not inside), -EACCES (need: EXSI_MR_READ or WRITE). */
