@@ -80,6 +80,15 @@ static void post_recv(struct run *r, int side)
     model_post_recv(&r->model, side, len, r->model.packets ? 0 : random_split(r, len), chance(r, 30) ? EXSI_OPF_WAITALL : 0);
 }
 
+/* Nobody may have ended the connection yet. */
+static void check_alive(struct run *r)
+{
+    for (int i = 0; i < 2; i++) {
+        int error = r->pair.side[i].ep->error;
+        if (error) wrong(&r->model, "side %d: the connection failed with %d", i, error);
+    }
+}
+
 static void act(struct run *r)
 {
     int side = (int)below(r, 2);
@@ -99,6 +108,7 @@ static void act(struct run *r)
         model_shut_recv(&r->model, side);
     else
         pair_step(&r->pair);
+    check_alive(r);
     if (chance(r, 50)) model_events(&r->model);
 }
 
@@ -136,10 +146,7 @@ static void drain(struct run *r)
         for (int side = 0; side < 2; side++)
             if (m->busy_recvs[side] < 2 && !(m->recv_shut[side] && !m->packets)) post_recv(r, side);
         run_quiet(r);
-        if (r->pair.side[0].ep->error || r->pair.side[1].ep->error) {
-            wrong(m, "the connection failed: %d and %d", r->pair.side[0].ep->error, r->pair.side[1].ep->error);
-            return;
-        }
+        check_alive(r);
         /* A held send has a real clock. */
         idle = m->events == before ? idle + 1 : 0;
         if (idle) usleep(10);
@@ -159,17 +166,16 @@ static void episode(struct run *r, uint64_t seed)
     bool abort = chance(r, 20);
     for (uint32_t i = 0; i < steps && !m->wrong[0] && !sim_violation(r->pair.sim); i++) act(r);
     model_events(m);
+    if (m->wrong[0] || sim_violation(r->pair.sim)) return;
     if (abort) {
         m->over = true;
-        int side = (int)below(r, 2);
-        if (r->pair.side[side].ep->error) wrong(m, "the connection failed with %d", r->pair.side[side].ep->error);
-        exsi_ep_fail(r->pair.side[side].ep, ECONNABORTED, "abort");
-    } else if (!m->wrong[0]) {
+        exsi_ep_fail(r->pair.side[below(r, 2)].ep, ECONNABORTED, "abort");
+    } else {
         drain(r);
+        if (m->wrong[0] || sim_violation(r->pair.sim)) return;
         m->over = true;
         sim_disconnect(r->pair.side[0].ep->qp);
     }
-    if (m->wrong[0] || sim_violation(r->pair.sim)) return;
     run_quiet(r);
     model_compare(m, !abort);
     for (int i = 0; i < 2; i++)
@@ -179,7 +185,8 @@ static void episode(struct run *r, uint64_t seed)
 
 static bool failed(struct run *r, uint64_t seed, uint64_t number)
 {
-    const char *what = r->model.wrong[0] ? r->model.wrong : sim_violation(r->pair.sim);
+    const char *what = sim_violation(r->pair.sim);
+    if (!what && r->model.wrong[0]) what = r->model.wrong;
     if (what) printf("# %s: %s (--seed %llu --episode %llu)\n", r->model.packets ? "seqpacket" : "stream", what,
                      (unsigned long long)seed, (unsigned long long)number);
     return what;
