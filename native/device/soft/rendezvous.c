@@ -387,7 +387,7 @@ static void on_stranger(struct exsi_watch *w, uint32_t events)
 
 static void admit(struct soft_shm_part *sp, int fd)
 {
-    pid_t pid;
+    pid_t pid = 0;
     struct stranger *s = peer_process(fd, &pid) < 0 ? NULL : calloc(1, sizeof *s);
     if (!s) {
         close(fd);
