@@ -9,11 +9,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-#define MAX_INPUT 65536
+#define REPLAY_BYTES 65536
 
 static void replay(const char *folder, const char *name)
 {
-    static uint8_t data[MAX_INPUT];
+    static uint8_t data[REPLAY_BYTES];
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     FILE *f = fopen(path, "rb");

@@ -192,7 +192,7 @@ static int body_received(struct soft_tcp *t, uint32_t n)
         if (rc < 0) return refuse_sink(t, rc);
     }
     t->placed += body;
-    t->dst += body;
+    if (body) t->dst += body;
     t->scratch_have += n - body;
     return t->placed == t->seg.payload && t->scratch_have >= trailer_len(t) ? body_done(t) : 0;
 }
