@@ -46,7 +46,8 @@ async def _ping(args: argparse.Namespace) -> dict[str, object]:
     times: list[float] = []
     options = options_of(args)
     async with await exs.open_message_channel(args.address.host, args.address.port, options=options) as channel:
-        facts: dict[str, object] = {"device": channel.socket.device.name, "path": channel.socket.path}
+        device = channel.socket.device
+        facts: dict[str, object] = {"device": device.name if device else "", "path": channel.socket.path}
         with exs.MemoryRegion.allocate(2 * args.size) as region:
             out, back = region[: args.size], region[args.size :]
             out.view[:] = b"x" * args.size

@@ -71,9 +71,10 @@ static bool pass(struct exsi_group *g, bool fds)
 bool exsi_progress(struct exsi_group *g, bool fds)
 {
     bool did = pass(g, fds);
+    g->busy = did;
     if (did) {
         uint64_t end = exsi_now_ns() + RUN_NS;
-        while (pass(g, fds) && exsi_now_ns() < end &&
+        while ((g->busy = pass(g, fds)) && exsi_now_ns() < end &&
                atomic_load_explicit(&g->lock_waiters, memory_order_relaxed) == 0)
             ;
     }

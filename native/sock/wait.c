@@ -87,6 +87,8 @@ int exsi_wait_drain(struct exsi_eq *eq, exsi_event *out, int max, uint32_t spin_
     if (eq->group && !eq->group->closed) (void)exsi_progress(eq->group, true);
     n = exsi_eq_take(eq, out, max);
     if (n > 0) disarm_locked(eq);
+    /* Half of a large message was moved: nobody rings for the other half. */
+    if (n == 0 && eq->group && eq->group->busy) exsi_eq_kick_fd(eq);
     unlock_group(eq);
     return n;
 }

@@ -69,7 +69,8 @@ class ExsLink:
     @property
     def device(self) -> str:
         """Name of the device that carries it."""
-        return self._socket.device.name
+        device = self._socket.device
+        return device.name if device else ""
 
     @property
     def path(self) -> str:

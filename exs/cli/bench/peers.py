@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What ``exs bench`` measures: one class per way to move bytes, both sides of it.
+
+A peer sends one buffer again and again ("hot") and receives into its own buffers; the receiver answers with one
+byte when it has everything, and the sender's clock stops there.  A receiver calls ``ready`` when its receives
+are posted: before that nothing is sent.
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import trio
+
+import exs
+
+HOST = "127.0.0.1"
+STREAM_SLAB = 64 << 10
+"""A stream's receives are at least this long: a stream may take many small sends at once."""
+
+Ready = Callable[[], None]
+Config = dict[str, Any]  # Any: what stands in JSON
+
+
+class SyncPeer:
+    """A peer that blocks.  Every method runs in a process of its own for its side."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def listen(self) -> str:
+        """Begins to listen; returns the address for ``connect``."""
+        raise NotImplementedError
+
+    def accept(self) -> None:
+        """Waits for the other side."""
+        raise NotImplementedError
+
+    def connect(self, address: str) -> None:
+        """Connects to the other side."""
+        raise NotImplementedError
+
+    def facts(self) -> Config:
+        """What the report should say of the connection."""
+        return {}
+
+    def send_many(self, size: int, count: int, depth: int) -> None:
+        """Sends messages and waits for the answer."""
+        raise NotImplementedError
+
+    def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
+        """Receives them and answers."""
+        raise NotImplementedError
+
+    def ask(self, size: int, count: int) -> list[float]:
+        """Round trips; returns the time of each in microseconds."""
+        raise NotImplementedError
+
+    def answer(self, size: int, count: int, ready: Ready) -> None:
+        """The other half of ``ask``."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The end."""
+
+
+class TrioPeer:
+    """A peer whose methods are awaited, in one trio run for its side."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    async def listen(self) -> str:
+        """Begins to listen; returns the address for ``connect``."""
+        raise NotImplementedError
+
+    async def accept(self) -> None:
+        """Waits for the other side."""
+        raise NotImplementedError
+
+    async def connect(self, address: str) -> None:
+        """Connects to the other side."""
+        raise NotImplementedError
+
+    def facts(self) -> Config:
+        """What the report should say of the connection."""
+        return {}
+
+    async def send_many(self, size: int, count: int, depth: int) -> None:
+        """Sends messages and waits for the answer."""
+        raise NotImplementedError
+
+    async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
+        """Receives them and answers."""
+        raise NotImplementedError
+
+    async def ask(self, size: int, count: int) -> list[float]:
+        """Round trips; returns the time of each in microseconds."""
+        times = []
+        clock = time.perf_counter_ns
+        exchange = self.exchanger(size)
+        for _ in range(count):
+            began = clock()
+            await exchange()
+            times.append((clock() - began) / 1e3)
+        return times
+
+    def exchanger(self, size: int) -> Callable[[], Awaitable[None]]:
+        """One round trip, for ``ask``."""
+        raise NotImplementedError
+
+    async def answer(self, size: int, count: int, ready: Ready) -> None:
+        """The other half of ``ask``."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """The end."""
+
+
+# --- the standard library, and trio ---------------------------------------------------------------------------
+
+
+class PythonTcp(SyncPeer):
+    """Blocking sockets of the standard library."""
+
+    _socket: socket.socket
+
+    def listen(self) -> str:
+        """Listens on a free port."""
+        self._listener = socket.create_server((HOST, 0))
+        return str(self._listener.getsockname()[1])
+
+    def accept(self) -> None:
+        """Takes one connection."""
+        self._use(self._listener.accept()[0])
+        self._listener.close()
+
+    def connect(self, address: str) -> None:
+        """Connects to a port."""
+        self._use(socket.create_connection((HOST, int(address))))
+
+    def _use(self, connected: socket.socket) -> None:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connected
+
+    def send_many(self, size: int, count: int, depth: int) -> None:
+        """``sendall`` for each."""
+        data = b"x" * size
+        for _ in range(count):
+            self._socket.sendall(data)
+        self._exactly(memoryview(bytearray(1)))
+
+    def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
+        """``recv_into``, as much as comes."""
+        buffer = memoryview(bytearray(max(STREAM_SLAB, size)))
+        ready()
+        left = size * count
+        while left:
+            got = self._socket.recv_into(buffer, min(left, len(buffer)))
+            if not got:
+                raise EOFError
+            left -= got
+        self._socket.sendall(b"k")
+
+    def _exactly(self, buffer: memoryview) -> None:
+        while buffer:
+            got = self._socket.recv_into(buffer)
+            if not got:
+                raise EOFError
+            buffer = buffer[got:]
+
+    def ask(self, size: int, count: int) -> list[float]:
+        """One message there, one back."""
+        data, buffer = b"x" * size, memoryview(bytearray(size))
+        times = []
+        for _ in range(count):
+            began = time.perf_counter_ns()
+            self._socket.sendall(data)
+            self._exactly(buffer)
+            times.append((time.perf_counter_ns() - began) / 1e3)
+        return times
+
+    def answer(self, size: int, count: int, ready: Ready) -> None:
+        """Echoes."""
+        buffer = memoryview(bytearray(size))
+        ready()
+        for _ in range(count):
+            self._exactly(buffer)
+            self._socket.sendall(buffer)
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._socket.close()
+
+
+S = TypeVar("S", bound=trio.abc.Stream)
+
+
+class StreamPeer(TrioPeer, Generic[S]):
+    """Anything with ``send_all`` and ``receive_some``."""
+
+    stream: S
+
+    async def send_many(self, size: int, count: int, depth: int) -> None:
+        """``send_all`` for each."""
+        data, send = b"x" * size, self.stream.send_all
+        for _ in range(count):
+            await send(data)
+        await self._exactly(1)
+
+    async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
+        """``receive_some``, as much as comes."""
+        ready()
+        left, step, receive = size * count, max(STREAM_SLAB, min(size, 1 << 20)), self.stream.receive_some
+        while left:
+            got = len(await receive(min(left, step)))
+            if not got:
+                raise EOFError
+            left -= got
+        await self.stream.send_all(b"k")
+
+    async def _exactly(self, size: int) -> None:
+        while size:
+            got = len(await self.stream.receive_some(size))
+            if not got:
+                raise EOFError
+            size -= got
+
+    def exchanger(self, size: int) -> Callable[[], Awaitable[None]]:
+        """One message there, one back."""
+        data = b"x" * size
+
+        async def exchange() -> None:
+            await self.stream.send_all(data)
+            await self._exactly(size)
+
+        return exchange
+
+    async def answer(self, size: int, count: int, ready: Ready) -> None:
+        """Echoes."""
+        data = b"x" * size
+        ready()
+        for _ in range(count):
+            await self._exactly(size)
+            await self.stream.send_all(data)
+
+    async def close(self) -> None:
+        """Closes the stream."""
+        await self.stream.aclose()
+
+
+class TrioTcp(StreamPeer[trio.SocketStream]):
+    """trio's streams over TCP."""
+
+    async def listen(self) -> str:
+        """Listens on a free port."""
+        (self._listener,) = await trio.open_tcp_listeners(0, host=HOST)
+        return str(self._listener.socket.getsockname()[1])
+
+    async def accept(self) -> None:
+        """Takes one connection."""
+        self.stream = await self._listener.accept()
+        await self._listener.aclose()
+
+    async def connect(self, address: str) -> None:
+        """Connects to a port."""
+        self.stream = await trio.open_tcp_stream(HOST, int(address))
+
+
+# --- exs --------------------------------------------------------------------------------------------------------
+
+
+def private_region(size: int) -> exs.MemoryRegion:
+    """Registered memory that is the program's own: what a program has that did not ask exs for its memory."""
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[:] = b"x" * size
+    return exs.MemoryRegion(memory)
+
+
+def options_from(config: Config) -> exs.Options:
+    """The options that a configuration names."""
+    names = ("path", "spin_us", "wait", "progress", "ring_bytes", "device", "queue_depth", "crc")
+    return exs.Options(**{name: config[name] for name in names if name in config})
+
+
+class ExsPeer(TrioPeer):
+    """exs from trio.
+
+    Configuration: ``type`` is ``stream`` or ``seqpacket``; ``memory`` is ``private`` or ``allocated``; ``calls``
+    is ``queue`` (batches) or ``await`` (one call each); the rest are fields of ``exs.Options``.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._regions: dict[tuple[str, int], exs.MemoryRegion] = {}
+        self._pools: dict[tuple[int, int], exs.BufferPool] = {}
+        self._is_stream = config.get("type", "stream") == "stream"
+        self._socket: exs.Socket
+        self._channel: exs.SocketStream | exs.MessageChannel
+
+    def _region(self, name: str, size: int) -> exs.MemoryRegion:
+        key = (name, size)
+        if key not in self._regions:
+            allocated = self.config.get("memory") == "allocated"
+            self._regions[key] = exs.MemoryRegion.allocate(size) if allocated else private_region(size)
+            if allocated:
+                self._regions[key].view[:] = b"x" * size
+        return self._regions[key]
+
+    def _pool(self, size: int, depth: int) -> exs.BufferPool:
+        key = (size, depth)
+        if key not in self._pools:
+            self._pools[key] = exs.BufferPool(size, depth)
+        return self._pools[key]
+
+    async def listen(self) -> str:
+        """Listens on a free port."""
+        options = options_from(self.config)
+        self._listener: exs.SocketListener | exs.MessageListener
+        if self._is_stream:
+            self._listener = (await exs.open_listeners(0, host=HOST, options=options))[0]
+        else:
+            self._listener = (await exs.open_message_listeners(0, host=HOST, options=options))[0]
+        return str(self._listener.address[1])
+
+    async def accept(self) -> None:
+        """Takes one connection."""
+        self._channel = await self._listener.accept()
+        self._socket = self._channel.socket
+        await self._listener.aclose()
+
+    async def connect(self, address: str) -> None:
+        """Connects to a port."""
+        options = options_from(self.config)
+        if self._is_stream:
+            self._channel = await exs.open_stream(HOST, int(address), options=options)
+        else:
+            self._channel = await exs.open_message_channel(HOST, int(address), options=options)
+        self._socket = self._channel.socket
+
+    def facts(self) -> Config:
+        """The device and the path."""
+        device = self._socket.device
+        return {"device": device.name if device else "", "path": self._socket.path}
+
+    async def send_many(self, size: int, count: int, depth: int) -> None:
+        """Batches through a send queue, or one ``send`` each."""
+        region = self._region("send", size)
+        if self.config.get("calls") == "await":
+            send, view = self._socket.send, region[:]
+            for _ in range(count):
+                await send(view)
+        else:
+            batch = [region[:]] * min(depth, count)
+            left = count
+            async with self._socket.send_queue(depth=depth) as sends:
+                while left:
+                    step = min(left, len(batch))
+                    await sends.put_many(batch if step == len(batch) else batch[:step])
+                    left -= step
+        await self._socket.recv_into(self._region("byte", 64)[:1])
+
+    async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
+        """Batches from a receive queue, or one ``recv_into`` each."""
+        total = size * count
+        if self.config.get("calls") == "await":
+            view, receive = self._region("receive", size)[:], self._socket.recv_into
+            ready()
+            while total:
+                got = await receive(view)
+                if not got:
+                    raise EOFError
+                total -= got
+        else:
+            slab = max(size, STREAM_SLAB) if self._is_stream and size < STREAM_SLAB else size
+            async with self._socket.receive_queue(self._pool(slab, depth), depth=depth) as receives:
+                ready()
+                while total:
+                    chunks = await receives.get_many(depth)
+                    if not chunks:
+                        raise EOFError
+                    for chunk in chunks:
+                        total -= chunk.length
+        await self._socket.send(self._region("byte", 64)[:1])
+
+    def exchanger(self, size: int) -> Callable[[], Awaitable[None]]:
+        """One message there, one back."""
+        there, back = self._region("send", size)[:], self._region("receive", size)[:]
+        send, receive = self._socket.send, self._socket.recv_into
+
+        async def exchange() -> None:
+            await send(there)
+            if await receive(back) != size:
+                raise EOFError
+
+        return exchange
+
+    async def answer(self, size: int, count: int, ready: Ready) -> None:
+        """Echoes."""
+        view = self._region("receive", size)[:]
+        send, receive = self._socket.send, self._socket.recv_into
+        ready()
+        for _ in range(count):
+            if await receive(view) != size:
+                raise EOFError
+            await send(view)
+
+    async def close(self) -> None:
+        """Closes the connection, then the memory."""
+        await self._channel.aclose()
+        for region in self._regions.values():
+            await region.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+
+
+PEERS: dict[str, type[SyncPeer | TrioPeer]] = {"python-tcp": PythonTcp, "trio-tcp": TrioTcp, "exs": ExsPeer}
+"""By the name that a driver gives."""
