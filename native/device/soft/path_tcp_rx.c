@@ -14,13 +14,14 @@ struct soft_terminate soft_terminate_for(int error, bool tagged)
 {
     switch (error) {
     case -ENOENT: return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_TAGGED, IWARP_T_INVALID_STAG};
-    case -ERANGE: return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_TAGGED, IWARP_T_BOUNDS};
+    case -ERANGE:
+        if (!tagged) return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_MO};
+        return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_TAGGED, IWARP_T_BOUNDS};
     case -EACCES: return (struct soft_terminate){IWARP_LAYER_RDMAP, IWARP_RDMAP_PROTECTION, IWARP_P_ACCESS};
     case -ENOBUFS: return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_NO_BUFFER};
     case -EMSGSIZE: return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_TOO_LONG};
     case -EPROTO: return (struct soft_terminate){IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_MSN};
-    default:
-        return (struct soft_terminate){tagged ? IWARP_LAYER_DDP : IWARP_LAYER_RDMAP, 0, 0};
+    default: return (struct soft_terminate){IWARP_LAYER_RDMAP, IWARP_RDMAP_LOCAL, 0};
     }
 }
 

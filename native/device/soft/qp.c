@@ -93,7 +93,8 @@ static void sink_tagged_done(struct soft_qp *qp, uint32_t len, bool last)
 static int sink_untagged(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t len, void **dst)
 {
     if (qp->state != SOFT_QP_UP) return -ECANCELED;
-    if (msn != qp->rx_msn || mo != qp->rx_mo) return -EPROTO;
+    if (msn != qp->rx_msn) return -EPROTO;
+    if (mo != qp->rx_mo) return -ERANGE;
     if (!qp->rq_len) return -ENOBUFS;
     const struct exsi_sge *sge = &qp->rq[qp->rq_head].sge;
     if (!exsi_range_inside(mo, len, sge->len)) return -EMSGSIZE;

@@ -48,7 +48,8 @@ struct soft_sink_ops {
     /* The piece has been placed; the sink counts bytes_device.  last: it ended a WRITE. */
     void (*tagged_done)(struct soft_qp *qp, uint32_t len, bool last);
     /* An untagged piece of message number msn (counted from 1) at offset mo: a buffer in the posted
-     * receive.  -ENOBUFS: no receive posted; -EMSGSIZE: longer than the receive; -EPROTO: wrong order. */
+     * receive.  -ENOBUFS: no receive posted; -EMSGSIZE: longer than the receive; -EPROTO: message
+     * out of order; -ERANGE: its piece is. */
     int (*untagged)(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t len, void **dst);
     /* It has been placed; last: the SEND is complete. */
     void (*untagged_done)(struct soft_qp *qp, uint32_t mo, uint32_t len, bool last, bool solicited);
