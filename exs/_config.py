@@ -230,6 +230,16 @@ def resolve(options: Options | None) -> Settings:
     return replace(base, **given) if given else base
 
 
+def resolve_over(settings: Settings, field: str, value: object) -> Settings:
+    """Settings with one field changed.
+
+    Raises:
+        ValueError: It may not have that value.
+    """
+    _RULES[field].check(value, field)
+    return replace(settings, **{field: value})  # type: ignore[arg-type]  # checked by its rule
+
+
 def log_level() -> int:
     """The level from which the core keeps records (``EXS_LOG_LEVEL``, default warning).
 

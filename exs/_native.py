@@ -128,10 +128,7 @@ def readable(buffer: Buffer | Span) -> Span:
         BufferError: The buffer is not contiguous.
         TypeError: It is no buffer.
     """
-    if isinstance(buffer, Span):
-        return buffer
-    pointer = ffi.from_buffer("char[]", buffer)
-    return Span(pointer, len(pointer), 0, fragile(buffer))
+    return buffer if isinstance(buffer, Span) else _export(buffer, write=False)
 
 
 def writable(buffer: Buffer | Span) -> Span:
@@ -142,12 +139,17 @@ def writable(buffer: Buffer | Span) -> Span:
         TypeError: It is no buffer.
         ValueError: It is read-only.
     """
-    if isinstance(buffer, Span):
-        return buffer
+    return buffer if isinstance(buffer, Span) else _export(buffer, write=True)
+
+
+def _export(buffer: Buffer, *, write: bool) -> Span:
     try:
-        pointer = ffi.from_buffer("char[]", buffer, require_writable=True)
-    except BufferError:
-        if memoryview(buffer).readonly:
+        pointer = ffi.from_buffer("char[]", buffer, require_writable=write)
+    except (BufferError, ValueError):  # exporters disagree on which of the two it is
+        view = memoryview(buffer)
+        if not view.c_contiguous:
+            raise BufferError("the buffer is not contiguous") from None
+        if write and view.readonly:
             raise ValueError("the buffer is read-only; receiving needs a writable one") from None
         raise
     return Span(pointer, len(pointer), 0, fragile(buffer))

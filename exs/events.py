@@ -42,6 +42,10 @@ class ExsEvtType(enum.IntEnum):
     EXS_EVT_SENDMSG = 8
     EXS_EVT_RECVMSG = 9
     EXS_EVT_SENDFILE = 10
+    EXS_EVT_SENDTIMEOUT = 11
+    """Never delivered: timers are not offered."""
+    EXS_EVT_RECVTIMEOUT = 12
+    """Never delivered."""
 
 
 class XferFlags(enum.IntFlag):

@@ -82,6 +82,36 @@ class SocketOption(enum.IntEnum):
     """Not offered."""
 
 
+class ExsSocketOption(enum.IntEnum):
+    """Options at level ``SOL_EXS``, set before bind, listen or connect; numbers, but for the first two."""
+
+    EXS_SO_DEVICE = 1
+    """Text: ``"auto"``, or the name of a device."""
+    EXS_SO_PATH = 2
+    """Text: ``"auto"``, ``"tcp"``, ``"shm"``, ``"shm-vm"``, ``"shm-ring"``; asked, the path that was taken."""
+    EXS_SO_RING = 3
+    """Bytes of the stream's ring."""
+    EXS_SO_PROGRESS = 4
+    """``EXS_PROGRESS_INLINE``, ``EXS_PROGRESS_THREAD``."""
+    EXS_SO_CLOSE_TIMEOUT = 5
+    """Milliseconds."""
+    EXS_SO_CONNECT_TIMEOUT = 6
+    """Milliseconds."""
+    EXS_SO_CRC = 7
+    """Ask for a checksum on the wire."""
+    EXS_SO_STRICT_SIZE = 8
+    """``EMSGSIZE`` instead of cutting a message at the receiver."""
+    EXS_SO_REASON = 9
+    """Text, can only be asked: the last error of the connection."""
+
+
+class ProgressMode(enum.IntEnum):
+    """Values of ``EXS_SO_PROGRESS``."""
+
+    EXS_PROGRESS_INLINE = 0
+    EXS_PROGRESS_THREAD = 1
+
+
 EXS_VERSION1 = 1
 EXS_VERSION = EXS_VERSION1
 EXS_EVTVEC_MAX = 1024
@@ -105,6 +135,18 @@ MSG_DONTWAIT = TransferFlag.MSG_DONTWAIT
 MSG_WAITALL = TransferFlag.MSG_WAITALL
 MSG_NOSIGNAL = TransferFlag.MSG_NOSIGNAL
 EXS_SHUT_WR = TransferFlag.EXS_SHUT_WR
+SOL_EXS = 0x4558
+EXS_SO_DEVICE = ExsSocketOption.EXS_SO_DEVICE
+EXS_SO_PATH = ExsSocketOption.EXS_SO_PATH
+EXS_SO_RING = ExsSocketOption.EXS_SO_RING
+EXS_SO_PROGRESS = ExsSocketOption.EXS_SO_PROGRESS
+EXS_SO_CLOSE_TIMEOUT = ExsSocketOption.EXS_SO_CLOSE_TIMEOUT
+EXS_SO_CONNECT_TIMEOUT = ExsSocketOption.EXS_SO_CONNECT_TIMEOUT
+EXS_SO_CRC = ExsSocketOption.EXS_SO_CRC
+EXS_SO_STRICT_SIZE = ExsSocketOption.EXS_SO_STRICT_SIZE
+EXS_SO_REASON = ExsSocketOption.EXS_SO_REASON
+EXS_PROGRESS_INLINE = ProgressMode.EXS_PROGRESS_INLINE
+EXS_PROGRESS_THREAD = ProgressMode.EXS_PROGRESS_THREAD
 SO_ASYNC_RECV_ORDERED = SocketOption.SO_ASYNC_RECV_ORDERED
 SO_ASYNC_SEND_TIMEOUT = SocketOption.SO_ASYNC_SEND_TIMEOUT
 SO_ASYNC_RECV_TIMEOUT = SocketOption.SO_ASYNC_RECV_TIMEOUT
@@ -118,3 +160,5 @@ EXS_EVT_POLL = ExsEvtType.EXS_EVT_POLL
 EXS_EVT_SENDMSG = ExsEvtType.EXS_EVT_SENDMSG
 EXS_EVT_RECVMSG = ExsEvtType.EXS_EVT_RECVMSG
 EXS_EVT_SENDFILE = ExsEvtType.EXS_EVT_SENDFILE
+EXS_EVT_SENDTIMEOUT = ExsEvtType.EXS_EVT_SENDTIMEOUT
+EXS_EVT_RECVTIMEOUT = ExsEvtType.EXS_EVT_RECVTIMEOUT

@@ -7,10 +7,8 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING
 
-from exs import _native
 from exs.errors import from_errno
 from exs.esapi import descriptors
 from exs.esapi.constants import (
@@ -20,15 +18,10 @@ from exs.esapi.constants import (
     EXS_EVT_SHUTDOWN,
     EXS_VERSION,
     EXS_VERSION1,
-    SO_ASYNC_RECV_ORDERED,
-    SO_ASYNC_RECV_TIMEOUT,
-    SO_ASYNC_SEND_TIMEOUT,
 )
 from exs.esapi.descriptors import Descriptor, Post
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from exs.esapi.descriptors import Process, QHandle
 
 
@@ -121,92 +114,6 @@ def exs_getpeername(fd: int) -> tuple[str, int] | tuple[str, int, int, int]:
     return process.ctx.peername(process.lookup(fd).handle)
 
 
-_SWITCHES = {
-    (socket.SOL_SOCKET, socket.SO_REUSEADDR): "reuse_address",
-    (socket.SOL_SOCKET, socket.SO_REUSEPORT): "reuse_port",
-    (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY): "v6_only",
-}
-# What is always so: may be asked, and "set" to what it is.
-_FIXED = {
-    (socket.SOL_SOCKET, int(SO_ASYNC_RECV_ORDERED)): 1,
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY): 1,
-}
-
-
-def exs_getsockopt(fd: int, level: int, option: int) -> int | bytes:
-    """An option of a socket.
-
-    Args:
-        fd: The socket.
-        level: ``SOL_SOCKET``, ``IPPROTO_IPV6``, ``IPPROTO_TCP``.
-        option: ``SO_TYPE``, ``SO_DOMAIN``, ``SO_ERROR``, ``SO_ACCEPTCONN``, ``SO_LINGER`` (bytes, as in C),
-            ``SO_RCVBUF`` (bytes of the ring), ``SO_REUSEADDR``, ``SO_REUSEPORT``, ``IPV6_V6ONLY``, and some that
-            are always 1.
-
-    Raises:
-        exs.Error: ``ENOPROTOOPT``: not known here.
-    """
-    process = descriptors.process()
-    descriptor = process.lookup(fd)
-    key = (level, option)
-    if key in _SWITCHES:
-        return int(descriptor.switches[_SWITCHES[key]])
-    if key in _FIXED:
-        return _FIXED[key]
-    if level == socket.SOL_SOCKET:
-        if option == socket.SO_TYPE:
-            return descriptor.type
-        if option == socket.SO_DOMAIN:
-            return descriptor.family
-        if option == socket.SO_RCVBUF:
-            return descriptor.settings.ring_bytes
-        if option == socket.SO_LINGER:
-            return struct.pack("ii", descriptor.linger_s is not None, descriptor.linger_s or 0)
-        if option in (socket.SO_ERROR, socket.SO_ACCEPTCONN):
-            if not descriptor.made:
-                return 0
-            info = process.ctx.query(descriptor.handle)
-            return info.error if option == socket.SO_ERROR else int(info.state == _native.SOCK_LISTENING)
-    raise from_errno(errno.ENOPROTOOPT)
-
-
-def exs_setsockopt(fd: int, level: int, option: int, value: int | Buffer) -> None:
-    """Set an option of a socket: ``SO_REUSEADDR``, ``SO_REUSEPORT``, ``IPV6_V6ONLY`` before bind; ``SO_LINGER``.
-
-    Args:
-        fd: The socket.
-        level: ``SOL_SOCKET``, ``IPPROTO_IPV6``, ``IPPROTO_TCP``.
-        option: The option.
-        value: A number, or bytes as in C. ``SO_LINGER`` with time 0: closing aborts.
-
-    Raises:
-        exs.Error: ``ENOPROTOOPT``: not known here; ``EINVAL``: too late, or it cannot have that value;
-            ``EOPNOTSUPP``: a timer of ES-API.
-    """
-    descriptor = descriptors.process().lookup(fd)
-    key = (level, option)
-    if key == (socket.SOL_SOCKET, socket.SO_LINGER):
-        raw = value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
-        if len(raw) != 8:
-            raise from_errno(errno.EINVAL, "SO_LINGER takes struct linger: two ints")
-        on, seconds = struct.unpack("ii", raw)
-        descriptor.linger_s = seconds if on else None
-        return
-    if option in (SO_ASYNC_SEND_TIMEOUT, SO_ASYNC_RECV_TIMEOUT) and level == socket.SOL_SOCKET:
-        raise from_errno(errno.EOPNOTSUPP, "ES-API's timers are not offered; cancel the operation instead")
-    number = value if isinstance(value, int) else int.from_bytes(bytes(value), "little")
-    if key in _SWITCHES:
-        if descriptor.made:
-            raise from_errno(errno.EINVAL, "this option is set before bind, listen and connect")
-        descriptor.switches[_SWITCHES[key]] = bool(number)
-    elif key in _FIXED:
-        if number != _FIXED[key]:
-            raise from_errno(errno.EINVAL, "this option cannot be changed")
-    else:
-        raise from_errno(errno.ENOPROTOOPT)
-
-
 def exs_fcntl(fd: int, command: int, arg: int = 0) -> int:
     """``F_GETFL`` and ``F_SETFL``, for ``O_NONBLOCK``: whether calls without a queue try and fail instead of waiting.
 
@@ -233,7 +140,8 @@ def exs_connect(fd: int, address: tuple[str | int, ...], ah: object, qh: QHandle
 
     Raises:
         exs.Error: Refused; without a queue also what the connection failed with: ``ECONNREFUSED``, ``ETIMEDOUT``,
-            ``EHOSTUNREACH``, ``EPROTO`` and so on, or :class:`exs.NoDeviceError`.
+            ``EHOSTUNREACH``, ``EPROTO`` and so on, or :class:`exs.NoDeviceError`; on a non-blocking socket
+            ``EINPROGRESS``, then ``EXS_POLLOUT`` and ``SO_ERROR`` tell.
 
     *Source:* ES-API ``exs_connect``.
     """
@@ -242,6 +150,11 @@ def exs_connect(fd: int, address: tuple[str | int, ...], ah: object, qh: QHandle
     raw = descriptors.numeric(descriptor.family, address)
     sock = descriptor.handle
     post = Post(EXS_EVT_CONNECT, descriptor, ah)
+    if qh is None and descriptor.nonblocking:
+        # Its event comes to the thread's own queue, where it is let go; exs_poll and SO_ERROR tell the caller.
+        post.stale = True
+        process.post(post, process.private().queue, lambda caller, cookie, eq: caller.connect(sock, raw, cookie, eq))
+        raise from_errno(errno.EINPROGRESS)
     process.run(post, qh, lambda caller, cookie, eq: caller.connect(sock, raw, cookie, eq))
 
 

@@ -4,6 +4,8 @@
 
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 #endif
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define LARGE ((size_t)64 << 20) /* from here on, ask whether there is so much */
 
 static size_t round_up(size_t len, size_t page)
 {
@@ -35,9 +38,25 @@ static int create_file(unsigned flags)
     return fd < 0 ? -errno : fd;
 }
 
+/* Bytes that could be had without killing anybody; SIZE_MAX if the system does not say. */
+static size_t available(void)
+{
+    char text[256];
+    int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return SIZE_MAX;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (got <= 0) return SIZE_MAX;
+    text[got] = '\0';
+    const char *at = strstr(text, "MemAvailable:");
+    return at ? (size_t)strtoull(at + strlen("MemAvailable:"), NULL, 10) * 1024 : SIZE_MAX;
+}
+
 /* Give the file its size and its pages now: a page that cannot be had later is SIGBUS. */
 static int fill_file(int fd, size_t size)
 {
+    /* Filling a file with more than there is does not fail: it calls the out-of-memory killer. */
+    if (size >= LARGE && size > available()) return -ENOMEM;
     if (ftruncate(fd, (off_t)size) < 0) return errno == EFBIG || errno == EINVAL ? -ENOMEM : -errno;
     int rc;
     do {
