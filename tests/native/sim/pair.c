@@ -34,14 +34,12 @@ void pair_open(struct pair *p)
     p->ctx->log.threshold = EXSI_LOG_ERROR + 1;
     need(exsi_group_open(p->ctx, false, &p->group) == 0);
     p->sim = sim_open(p->ctx, &opt, 1);
-    struct exsi_device *dev = sim_device(p->sim);
     for (int i = 0; i < 2; i++) {
         struct side *s = &p->side[i];
         need(exsi_eq_open(p->ctx, NULL, 1024, &s->eq) == 0);
         s->memory = malloc(PAIR_MEMORY);
         need(s->memory);
         memset(s->memory, 0, PAIR_MEMORY);
-        (void)dev;
     }
 }
 
@@ -72,7 +70,7 @@ static void changed(struct exsi_attach *at, uint32_t what)
     if (what & EXSI_CHANGE_DEAD) s->dead_reports++;
 }
 
-static void make_side(struct pair *p, int i, const struct exsi_engine_ops *engine, const struct exsi_engine_config *cfg)
+void pair_make_side(struct pair *p, int i, const struct exsi_engine_ops *engine, const struct exsi_engine_config *cfg)
 {
     struct side *s = &p->side[i];
     struct exsi_ep_attr attr;
@@ -106,7 +104,7 @@ void pair_connect(struct pair *p, const struct exsi_engine_ops *engine, const st
                   const struct sim_options *opt, uint64_t seed)
 {
     sim_set(p->sim, opt, seed);
-    for (int i = 0; i < 2; i++) make_side(p, i, engine, &cfg[i]);
+    for (int i = 0; i < 2; i++) pair_make_side(p, i, engine, &cfg[i]);
     tell(p->side[0].ep, p->side[1].ep);
     tell(p->side[1].ep, p->side[0].ep);
     sim_link(p->side[0].ep->qp, p->side[1].ep->qp);
@@ -114,15 +112,17 @@ void pair_connect(struct pair *p, const struct exsi_engine_ops *engine, const st
     exsi_ep_up(p->side[0].ep);
 }
 
+void pair_drop_side(struct pair *p, struct side *s)
+{
+    exsi_ep_detach(&s->at);
+    exsi_ep_free(s->ep);
+    s->ep = NULL;
+    sim_device(p->sim)->ops->dereg_mr(sim_device(p->sim), s->dmr);
+}
+
 void pair_drop(struct pair *p)
 {
-    for (int i = 0; i < 2; i++) {
-        struct side *s = &p->side[i];
-        exsi_ep_detach(&s->at);
-        exsi_ep_free(s->ep);
-        s->ep = NULL;
-        sim_device(p->sim)->ops->dereg_mr(sim_device(p->sim), s->dmr);
-    }
+    for (int i = 0; i < 2; i++) pair_drop_side(p, &p->side[i]);
     exsi_group_reap(p->group);
 }
 

@@ -34,6 +34,9 @@ void pair_close(struct pair *p);
 /* Two endpoints, their hellos exchanged, linked and up. */
 void pair_connect(struct pair *p, const struct exsi_engine_ops *engine, const struct exsi_engine_config cfg[2],
                   const struct sim_options *opt, uint64_t seed);
+/* One endpoint with its engine and attachment, not linked; and its end. */
+void pair_make_side(struct pair *p, int side, const struct exsi_engine_ops *engine, const struct exsi_engine_config *cfg);
+void pair_drop_side(struct pair *p, struct side *s);
 /* Destroys both endpoints; every operation must have ended. */
 void pair_drop(struct pair *p);
 /* Start what was posted and hand out every completion that can be polled. */
