@@ -157,6 +157,7 @@ class Private:
         self.batch = _native.Batch(EXS_EVTVEC_MAX)
         self.posts = _native.Caller(process.ctx, report=False)
         self.calls = _native.Caller(process.ctx)
+        self.left_behind = False  # an interrupted call has, or will have, an event here
         self._queue: QHandle | None = None
 
     @property
@@ -254,6 +255,8 @@ class Process:
             exs.Error: Refused; nothing happened.
         """
         own = self.private()
+        if own.left_behind:
+            self.tidy()
         queue = own.queue  # before anything happens: making it may fail
         cookie = post.cookie = ops.add(post)
         accepted = False
@@ -268,6 +271,7 @@ class Process:
             return raw
         except BaseException:
             post.stale = True
+            own.left_behind = True
             if accepted:
                 self.ask_end(post)
             raise
@@ -283,6 +287,13 @@ class Process:
                     self.discard(raw)
             if found is not None:
                 return found
+
+    def tidy(self) -> None:
+        """Let go of the events of interrupted calls, as far as they have come."""
+        own = self.private()
+        for raw in self.poll(own.queue, own.batch, EXS_EVTVEC_MAX):
+            self.discard(raw)
+        own.left_behind = any(isinstance(p, Post) and p.stale for p in ops.owners())
 
     def ask_end(self, post: Post) -> int:
         """Ask for the end of an operation: 0 if it is over."""

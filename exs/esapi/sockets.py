@@ -152,7 +152,7 @@ def exs_connect(fd: int, address: tuple[str | int, ...], ah: object, qh: QHandle
     post = Post(EXS_EVT_CONNECT, descriptor, ah)
     if qh is None and descriptor.nonblocking:
         # Its event comes to the thread's own queue, where it is let go; exs_poll and SO_ERROR tell the caller.
-        post.stale = True
+        post.stale = process.private().left_behind = True
         process.post(post, process.private().queue, lambda caller, cookie, eq: caller.connect(sock, raw, cookie, eq))
         raise from_errno(errno.EINPROGRESS)
     process.run(post, qh, lambda caller, cookie, eq: caller.connect(sock, raw, cookie, eq))

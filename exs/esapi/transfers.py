@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from exs._native import Span
     from exs.esapi.descriptors import Descriptor, Process, QHandle
 
+# Plain numbers: the complement of an IntFlag has only bits that it knows, and the unknown ones are to be refused.
+_SEND_FLAGS = int(MSG_DONTWAIT | MSG_NOSIGNAL | EXS_SHUT_WR)
+_RECV_FLAGS = int(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_WAITALL)
+_POLL_FLAGS = int(EXS_POLLIN | EXS_POLLOUT)
+_ACCESS = int(EXS_ACCESS_READ | EXS_ACCESS_WRITE)
 # Bits that the socket API knows and this one does not offer, as opposed to bits that mean nothing.
 _FOREIGN_FLAGS = socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTROUTE | socket.MSG_TRUNC | socket.MSG_CTRUNC
 
@@ -78,8 +83,8 @@ def exs_mregister(buf: Buffer, flags: int) -> MHandle:
     *Source:* ES-API ``exs_mregister``.
     """
     descriptors.process()
-    access = flags & (EXS_ACCESS_READ | EXS_ACCESS_WRITE)
-    if not access or flags & ~(EXS_ACCESS_READ | EXS_ACCESS_WRITE | EXS_MRF_SHARED):
+    access = flags & _ACCESS
+    if not access or flags & ~(_ACCESS | int(EXS_MRF_SHARED)):
         raise from_errno(errno.EINVAL)
     return MHandle(buf if isinstance(buf, MemoryRegion) else MemoryRegion(buf, Access(access)))
 
@@ -120,7 +125,7 @@ def _send_flags(flags: int) -> int:
         return 0
     if flags & _FOREIGN_FLAGS:
         raise from_errno(errno.EOPNOTSUPP, "a flag of the socket API that ES-API does not offer")
-    if flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | EXS_SHUT_WR):
+    if flags & ~_SEND_FLAGS:
         raise from_errno(errno.EINVAL)
     return _native.SHUT_WR_AFTER if flags & EXS_SHUT_WR else 0
 
@@ -130,7 +135,7 @@ def _recv_flags(flags: int) -> int:
         return 0
     if flags & _FOREIGN_FLAGS:
         raise from_errno(errno.EOPNOTSUPP, "a flag of the socket API that ES-API does not offer")
-    if flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_WAITALL):
+    if flags & ~_RECV_FLAGS:
         raise from_errno(errno.EINVAL)
     return _native.WAITALL if flags & MSG_WAITALL else 0
 
@@ -296,7 +301,7 @@ def exs_poll(fds: Sequence[tuple[int, int]], ah: object, qh: QHandle | None) -> 
         exs.Error: Refused: ``EINVAL`` (none, or other bits), ``EBADF``, ``EAGAIN`` (no slot).
     """
     process = descriptors.process()
-    if not fds or any(not bits or bits & ~(EXS_POLLIN | EXS_POLLOUT) for _, bits in fds):
+    if not fds or any(not bits or bits & ~_POLL_FLAGS for _, bits in fds):
         raise from_errno(errno.EINVAL)
     wanted = [(process.lookup(fd), int(bits)) for fd, bits in fds]
     poll = _native.PollSet([(descriptor.handle, bits) for descriptor, bits in wanted])

@@ -498,7 +498,15 @@ def test_mapped_files_are_known_through_every_wrapping(tmp_path: Path) -> None:
         while wrapped:
             wrapped.pop()
         gc.collect()
-    plain = [b"x", bytearray(5), array.array("b"), memoryview(b"x"), np.zeros(4), np.zeros(8)[2:], memoryview(np.zeros(3))]
+    plain = [
+        b"x",
+        bytearray(5),
+        array.array("b"),
+        memoryview(b"x"),
+        np.zeros(4),
+        np.zeros(8)[2:],
+        memoryview(np.zeros(3)),
+    ]
     assert [_native.fragile(p) for p in plain] == [0] * len(plain)
     with MemoryRegion.allocate(10) as region:
         assert _native.fragile(region.view) == 0
