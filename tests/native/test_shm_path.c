@@ -208,6 +208,7 @@ static void wakes(void)
     post_write(&a, src, 100000, &mr, 7, dst);
     kick(&a);
     soft_shm_part_doorbell(&a.part, true);
+    soft_shm_part_progress(&a.part);
     ok(soft_shm_part_progress(&a.part) == 0, "the sender sleeps on its source");
     soft_shm_part_progress(&p.part);
     ok(stat_of(&p.stats.wakeups) == 1, "and is rung when that was taken");
@@ -216,6 +217,21 @@ static void wakes(void)
     kick(&a);
     settle(&a, &p);
     ok(stat_of(&p.stats.wakeups) == 1, "but not for what it does not wait for");
+    ok(a.qp.completed == p.qp.received + 1, "everything sent is complete");
+
+    /* Posted by another thread while the group sleeps: the peer consumes before the wish is there. */
+    soft_shm_part_doorbell(&a.part, true);
+    uint64_t done = a.qp.completed;
+    a.path->ops->kick(a.path);
+    for (int i = 0; i < 3; i++) {
+        post_write(&a, src, 100000, &mr, 7, dst);
+        kick(&a);
+        uint64_t rung = stat_of(&p.stats.wakeups);
+        soft_shm_part_progress(&p.part);
+        ok(stat_of(&p.stats.wakeups) == rung + 1, "the sleeper is rung for write %d", i);
+        turn(&a);
+    }
+    ok(a.qp.completed == done + 3, "and completes them");
     pair_close(&a, &p);
 }
 

@@ -172,6 +172,12 @@ static const char *op_name(const struct soft_path *p)
     return exsi_container_of(p, const struct shm_path, path)->vm ? "shm-vm" : "shm-ring";
 }
 
+static void on_again(struct exsi_timer *t)
+{
+    struct shm_path *p = exsi_container_of(t, struct shm_path, again);
+    if (!p->broken_told) shm_tx_kick(p);
+}
+
 static int op_start(struct soft_path *path)
 {
     struct shm_path *p = shm_of(path);
@@ -292,6 +298,7 @@ int shm_path_new(const struct shm_made *made, struct shm_path **out)
     p->data_bytes = made->data_bytes;
     p->ring_max = exsi_min_u32(SHM_RING_THRESHOLD - 1, p->data_bytes / 2);
     p->watch.fd = p->unix_fd = -1;
+    p->again.fn = on_again;
     p->tx.data_mark = marks;
     p->rx.msn = 1;
     lay_out(p, made->active);
@@ -315,6 +322,7 @@ void shm_path_free(struct shm_path *p)
 {
     exsi_list_unlink(&p->path.node);
     exsi_poller_del(p->path.part->poller, &p->watch);
+    exsi_timer_stop(p->path.part->poller, &p->again);
     if (p->unix_fd >= 0) close(p->unix_fd);
     for (int i = 0; i < SHM_REGIONS; i++) shm_rx_forget(&p->rx.regions[i]);
     for (int i = 0; i < SHM_LENT; i++) shm_unmap(&p->tx.lent[i].map);

@@ -98,6 +98,7 @@ struct shm_path {
     int unix_fd;                      /* -1 before _join */
     struct exsi_watch watch;          /* of unix_fd, until it ended */
     struct shm_map segment;
+    struct exsi_timer again;     /* runs at once: wakes our own group */
 };
 
 /* What set-up knows before the peer agrees. */

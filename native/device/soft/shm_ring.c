@@ -12,6 +12,8 @@
 #include "base/copy.h"
 #include "device/soft/shm.h"
 
+#define KICK_ROUNDS 4
+
 /* Pieces in the ring of bytes begin on a line of their own: the reader's prefetch is the next message. */
 static uint64_t line_up(uint64_t n)
 {
@@ -265,8 +267,9 @@ static int retire(struct shm_path *p)
     return (int)n;
 }
 
-/* Say from which count on we must be woken: the head waits for its source, or the rest for room. */
-static void set_want(struct shm_path *p)
+/* Say from which count on we must be woken: the head waits for its source, or the rest for room.
+ * true: the wish is new. */
+static bool set_want(struct shm_path *p)
 {
     struct shm_tx *tx = &p->tx;
     uint64_t want = SHM_WANT_NOTHING;
@@ -275,9 +278,10 @@ static void set_want(struct shm_path *p)
         if (t && t->path_mark) want = t->path_mark;
     }
     if (tx->stalled) want = exsi_min_u64(want, tx->freed + (tx->next - tx->freed + 1) / 2);
-    if (want == tx->want) return;
+    if (want == tx->want) return false;
     tx->want = want;
     atomic_store_explicit(&tx->mine->want, want, memory_order_release);
+    return true;
 }
 
 static int put_shut(struct shm_path *p)
@@ -316,19 +320,43 @@ static void fail(struct shm_path *p, int rc)
         shm_path_violation(p, SHM_BLAME_MINE, t, -rc, "the memory to be sent cannot be read");
 }
 
-void shm_tx_kick(struct shm_path *p)
+/* Write what goes, complete what is over.  false: the path broke. */
+static bool round_of(struct shm_path *p)
 {
-    struct shm_tx *tx = &p->tx;
-    if (p->broken_told) return;
-    uint64_t before = tx->next;
+    uint64_t before = p->tx.next;
     int rc = push(p);
-    if (tx->next != before) shm_path_wake(p);
+    if (p->tx.next != before) shm_path_wake(p);
     if (rc < 0) {
         fail(p, rc);
-        return;
+        return false;
     }
     retire(p);
-    set_want(p);
+    return true;
+}
+
+/* After a change of the wish while the group sleeps: the peer may have consumed before it could see
+ * the wish, and then it will not ring.  1: it has consumed, go round once more; 0: all is well. */
+static int missed(struct shm_path *p)
+{
+    if (!set_want(p) || !p->path.part->asleep) return 0;
+    uint64_t before = p->tx.freed;
+    /* Pairs with the fence in tell() of shm_pull.c. */
+    atomic_thread_fence(memory_order_seq_cst);
+    EXSI_TRY(refresh(p));
+    return p->tx.freed != before;
+}
+
+void shm_tx_kick(struct shm_path *p)
+{
+    int more = 1;
+    /* A peer that keeps up could hold us here for as long as there is something to send: after a few
+     * rounds the sleeper is woken to go on. */
+    for (int i = 0; more > 0 && !p->broken_told; i++) {
+        if (i >= KICK_ROUNDS && exsi_timer_start(p->path.part->poller, &p->again, 0) == 0) return;
+        if (!round_of(p)) return;
+        more = missed(p);
+    }
+    if (more < 0) fail(p, more);
 }
 
 int shm_tx_progress(struct shm_path *p)
@@ -347,8 +375,8 @@ int shm_tx_progress(struct shm_path *p)
         shm_tx_kick(p);
         return done + 1;
     }
-    set_want(p);
-    return done;
+    set_want(p); /* whoever sleeps runs progress again after this */
+    return done + 1;
 }
 
 void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd)
