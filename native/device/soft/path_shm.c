@@ -21,7 +21,7 @@ void shm_path_wake(struct shm_path *p)
 {
     /* What we published comes before our look at the flag; the sleeper sets the flag before its last
      * look at the rings (fence in the doorbell). */
-    atomic_thread_fence(memory_order_seq_cst);
+    shm_fence();
     uint32_t sleep = atomic_load_explicit(&p->peer_page->sleep, memory_order_relaxed);
     if (!(sleep & 1) || sleep == p->last_rung || p->dead) return;
     p->last_rung = sleep;
@@ -49,7 +49,7 @@ static void stop(struct shm_path *p, uint32_t state)
     p->tx.shut_sent = true;
     if (state) atomic_fetch_or_explicit(&p->tx.mine->state, state, memory_order_seq_cst);
     /* The mark before whatever the owner now does to its memory. */
-    atomic_thread_fence(memory_order_seq_cst);
+    shm_fence();
 }
 
 /* Let the peer hear of it, also when it sleeps. */

@@ -170,7 +170,7 @@ static void set_sleep(struct soft_shm_part *sp, bool asleep)
     uint32_t next = asleep ? (now + 1) | 1 : (now + 1) & ~1u;
     atomic_store_explicit(&sp->page->sleep, next, memory_order_seq_cst);
     /* The flag before the last look at the rings: pairs with the fence in shm_path_wake. */
-    atomic_thread_fence(memory_order_seq_cst);
+    shm_fence();
 }
 
 void soft_shm_part_doorbell(struct soft_part *part, bool asleep)

@@ -21,6 +21,21 @@
 #define SHM_MAX_MSG        (1u << 30)
 #define SHM_MAX_FDS        2 /* descriptors that one message may bring */
 
+/* Between two processes one side stores and then looks, and so does the other: only a full fence
+ * keeps both from missing each other.  TSan does not model fences (and gcc warns of it); it does not
+ * see the other process either. */
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+static inline void shm_fence(void)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+}
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
 /* A mapping, as long as it really is. */
 struct shm_map {
     void *base; /* NULL: none */

@@ -40,7 +40,7 @@ static void refuse(struct shm_path *p, int error, bool tagged, const char *reaso
 static bool withdrawn(struct shm_path *p)
 {
     /* The copy before it must not be later than this look. */
-    atomic_thread_fence(memory_order_seq_cst);
+    shm_fence();
     return atomic_load_explicit(&p->rx.peer->state, memory_order_seq_cst) & SHM_STATE_WITHDRAWN;
 }
 
@@ -380,7 +380,7 @@ static void tell(struct shm_path *p)
     rx->told = rx->next;
     atomic_store_explicit(&rx->mine->consumed, rx->next, memory_order_release);
     /* Its wish, then its sleep, then its last look: one of us sees the other (fence in the doorbell). */
-    atomic_thread_fence(memory_order_seq_cst);
+    shm_fence();
     if (atomic_load_explicit(&rx->peer->want, memory_order_relaxed) <= rx->next) shm_path_wake(p);
 }
 

@@ -341,7 +341,7 @@ static int missed(struct shm_path *p)
     if (!set_want(p) || !p->path.part->asleep) return 0;
     uint64_t before = p->tx.freed;
     /* Pairs with the fence in tell() of shm_pull.c. */
-    atomic_thread_fence(memory_order_seq_cst);
+    shm_fence();
     EXSI_TRY(refresh(p));
     return p->tx.freed != before;
 }
