@@ -63,7 +63,10 @@ static void on_untagged_done(struct soft_qp *qp, uint32_t mo, uint32_t len, bool
     state.msn += last;
 }
 
-static void on_tx_done(struct soft_qp *qp) { (void)qp; }
+static void on_tx_done(struct soft_qp *qp)
+{
+    (void)qp;
+}
 
 static void on_closed(struct soft_qp *qp)
 {

@@ -32,7 +32,8 @@ static void again(const struct mpa_frame *f, const uint8_t *upper, uint32_t uppe
     require(!upper_len || memcmp(private_data, upper, upper_len) == 0);
     require(same.flags == block->flags && same.why == block->why && same.probe_addr == block->probe_addr);
     require(same.pid_hint == block->pid_hint && same.name_len == block->name_len);
-    require(memcmp(same.token, block->token, SOFT_TOKEN_LEN) == 0 && memcmp(same.name, block->name, block->name_len) == 0);
+    require(memcmp(same.token, block->token, SOFT_TOKEN_LEN) == 0 &&
+            memcmp(same.name, block->name, block->name_len) == 0);
     require(same.raw_src_qpn == block->raw_src_qpn && same.raw_dst_qpn == block->raw_dst_qpn);
     require(same.raw_src_psn == block->raw_src_psn && same.raw_dst_psn == block->raw_dst_psn);
 }
@@ -47,7 +48,8 @@ static void one(bool reply, const uint8_t *data, size_t len)
     bool begins = mpa_key_matches(reply, data, len);
     if (len < MPA_HEADER_LEN || mpa_decode_header(reply, data, &f, &rest, &why) < 0) return;
     require(begins && rest <= MPA_PRIVATE_RX && !why);
-    if (len - MPA_HEADER_LEN < rest || mpa_decode_rest(&f, data + MPA_HEADER_LEN, rest, &private_data, &why) < 0) return;
+    if (len - MPA_HEADER_LEN < rest || mpa_decode_rest(&f, data + MPA_HEADER_LEN, rest, &private_data, &why) < 0)
+        return;
     require(private_data + f.private_len == data + MPA_HEADER_LEN + rest);
     memset(&block, 0, sizeof block);
     bool soft = soft_block_decode(private_data, f.private_len, &block, &upper_len);

@@ -13,7 +13,7 @@
 #include "device/soft/soft.h"
 #include "tap.h"
 
-#define PAIR_MAX_WC 8192
+#define PAIR_MAX_WC   8192
 #define PAIR_BOUND_NS 20000000000u
 
 struct side {
@@ -23,10 +23,10 @@ struct side {
     struct exsi_cm_id *listener, *id;
     struct exsi_qp *qp;
     struct exsi_stats stats;
-    struct exsi_wc wc[PAIR_MAX_WC];      /* completions so far */
+    struct exsi_wc wc[PAIR_MAX_WC]; /* completions so far */
     int n_wc, n_recv, n_send, n_flushed;
     bool resolved, requested, up, failed, down;
-    int error;                           /* of failed or down */
+    int error; /* of failed or down */
     char reason[EXSI_REASON_MAX];
     uint8_t private_data[EXSI_PRIVATE_MAX];
     uint32_t private_len;
@@ -36,7 +36,7 @@ struct side {
 struct pair {
     struct exsi_log log;
     struct exsi_device *dev;
-    struct side a, b;                    /* a dials, b listens */
+    struct side a, b; /* a dials, b listens */
 };
 
 __attribute__((unused)) static const struct exsi_device_ops *const ops = &exsi_soft_ops;
@@ -149,12 +149,12 @@ static void pair_pass(struct pair *p)
 }
 
 /* Run both sides until COND holds; false when the bound in time is over. */
-#define pair_until(p, cond)                                                                        \
-    __extension__({                                                                                \
-        uint64_t until_ = exsi_now_ns() + PAIR_BOUND_NS;                                           \
-        bool held_;                                                                                \
-        while (!(held_ = (cond)) && exsi_now_ns() < until_) pair_pass(p);                          \
-        held_;                                                                                     \
+#define pair_until(p, cond)                                                                                            \
+    __extension__({                                                                                                    \
+        uint64_t until_ = exsi_now_ns() + PAIR_BOUND_NS;                                                               \
+        bool held_;                                                                                                    \
+        while (!(held_ = (cond)) && exsi_now_ns() < until_) pair_pass(p);                                              \
+        held_;                                                                                                         \
     })
 
 /* Run for a while, to see that nothing happens. */

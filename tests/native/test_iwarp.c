@@ -8,9 +8,14 @@
 static void test_layout(void)
 {
     uint8_t out[IWARP_UNTAGGED_LEN];
-    struct iwarp_segment write = {.tagged = true, .last = true, .opcode = IWARP_WRITE, .payload = 1000,
-                                  .stag = 0x01020304, .to = 0x1122334455667788u};
-    static const uint8_t expect_write[] = {0x03, 0xf6, 0xc1, 0x40, 1, 2, 3, 4, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88};
+    struct iwarp_segment write = {.tagged = true,
+                                  .last = true,
+                                  .opcode = IWARP_WRITE,
+                                  .payload = 1000,
+                                  .stag = 0x01020304,
+                                  .to = 0x1122334455667788u};
+    static const uint8_t expect_write[] = {0x03, 0xf6, 0xc1, 0x40, 1,    2,    3,    4,
+                                           0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88};
     ok(iwarp_encode(&write, out) == 16 && memcmp(out, expect_write, 16) == 0, "RFC 5041 figure 3: tagged, last");
     struct iwarp_segment send = {.opcode = IWARP_SEND_SE, .payload = 4, .qn = 0, .msn = 5, .mo = 6};
     static const uint8_t expect_send[] = {0, 22, 0x01, 0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 6};
@@ -31,7 +36,10 @@ static void test_round(void)
     for (uint32_t i = 0; i < 4000; i++) {
         uint8_t bytes[IWARP_UNTAGGED_LEN];
         struct iwarp_error err;
-        struct iwarp_segment in = {.tagged = i & 1, .last = i & 2, .payload = (i * 7919) % 65000, .stag = i * 2654435761u},
+        struct iwarp_segment in = {.tagged = i & 1,
+                                   .last = i & 2,
+                                   .payload = (i * 7919) % 65000,
+                                   .stag = i * 2654435761u},
                              out;
         in.opcode = in.tagged ? (i & 4 ? IWARP_WRITE : IWARP_READ_RESPONSE) : IWARP_SEND;
         if (in.tagged)
@@ -41,8 +49,9 @@ static void test_round(void)
         iwarp_encode(&in, bytes);
         same &= iwarp_decode(bytes, &out, &err) == 0;
         if (!in.tagged) same &= iwarp_decode_rest(bytes + IWARP_TAGGED_LEN, &out, &err) == 0;
-        same &= out.tagged == in.tagged && out.last == in.last && out.opcode == in.opcode && out.payload == in.payload &&
-                out.stag == in.stag && out.to == in.to && out.qn == in.qn && out.msn == in.msn && out.mo == in.mo;
+        same &= out.tagged == in.tagged && out.last == in.last && out.opcode == in.opcode &&
+                out.payload == in.payload && out.stag == in.stag && out.to == in.to && out.qn == in.qn &&
+                out.msn == in.msn && out.mo == in.mo;
     }
     ok(same, "4000 headers there and back");
 }

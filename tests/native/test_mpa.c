@@ -11,7 +11,8 @@ static void test_layout(void)
     struct mpa_frame f = {.crc = true, .revision = 2, .enhanced = true, .ird = 1, .ord = 0x3fff};
     uint32_t len = mpa_encode(&f, "abc", 3, NULL, out);
     /* RFC 5044 section 7.1.1 and RFC 6581 section 6, byte by byte. */
-    static const uint8_t expect[] = "MPA ID Req Frame\x50\x02\x00\x07\x00\x01\x3f\xff" "abc";
+    static const uint8_t expect[] = "MPA ID Req Frame\x50\x02\x00\x07\x00\x01\x3f\xff"
+                                    "abc";
     ok(len == 27 && memcmp(out, expect, 27) == 0, "request of revision 2 with read depths");
     f = (struct mpa_frame){.reply = true, .reject = true, .markers = true, .revision = 1};
     len = mpa_encode(&f, NULL, 0, NULL, out);
@@ -19,7 +20,8 @@ static void test_layout(void)
     struct soft_block block = {0};
     uint8_t upper[MPA_UPPER_MAX] = {0};
     f = (struct mpa_frame){.revision = 2, .enhanced = true, .ird = 1, .ord = 1};
-    ok(mpa_encode(&f, upper, sizeof upper, &block, out) == MPA_FRAME_TX, "the longest frame has 256 bytes of private data");
+    ok(mpa_encode(&f, upper, sizeof upper, &block, out) == MPA_FRAME_TX,
+       "the longest frame has 256 bytes of private data");
 }
 
 static int decode(bool reply, const void *frame, struct mpa_frame *f, uint32_t *rest)
@@ -38,10 +40,14 @@ static void test_decode(void)
     uint32_t rest;
     const uint8_t *private_data;
     const char *why;
-    ok(decode(false, "MPA ID Req Frame\x50\x02\x00\x07", &f, &rest) == 0 && rest == 7 && f.crc && f.enhanced && !f.markers,
+    ok(decode(false, "MPA ID Req Frame\x50\x02\x00\x07", &f, &rest) == 0 && rest == 7 && f.crc && f.enhanced &&
+           !f.markers,
        "header of a request");
-    ok(mpa_decode_rest(&f, (const uint8_t *)"\x80\x01\x3f\xff" "abc", 7, &private_data, &why) == 0 && f.ird == 1 &&
-           f.ord == 0x3fff && f.peer_to_peer && f.private_len == 3 && memcmp(private_data, "abc", 3) == 0,
+    ok(mpa_decode_rest(&f,
+                       (const uint8_t *)"\x80\x01\x3f\xff"
+                                        "abc",
+                       7, &private_data, &why) == 0 &&
+           f.ird == 1 && f.ord == 0x3fff && f.peer_to_peer && f.private_len == 3 && memcmp(private_data, "abc", 3) == 0,
        "depths and private data");
     ok(decode(true, "MPA ID Rep Frame\xa0\x01\x00\x00", &f, &rest) == 0 && f.reject && f.markers && !f.enhanced,
        "header of a reply");

@@ -10,7 +10,8 @@
 #include "device/soft/iwarp.h"
 #include "soft_pair.h"
 
-static const struct exsi_cm_options tcp_only = {.path = EXSI_PATH_TCP, .connect_timeout_ms = 3000, .close_timeout_ms = 2000};
+static const struct exsi_cm_options tcp_only = {
+    .path = EXSI_PATH_TCP, .connect_timeout_ms = 3000, .close_timeout_ms = 2000};
 
 /* --- a peer by hand -------------------------------------------------------------------------------- */
 
@@ -21,7 +22,10 @@ static int dial(const struct pair *p)
     return fd;
 }
 
-static void say(int fd, const void *data, size_t len) { must(send(fd, data, len, MSG_NOSIGNAL) == (ssize_t)len); }
+static void say(int fd, const void *data, size_t len)
+{
+    must(send(fd, data, len, MSG_NOSIGNAL) == (ssize_t)len);
+}
 
 /* Exactly len bytes, while b runs; false at the end of the stream. */
 static bool hear(struct pair *p, int fd, void *out, size_t len)
@@ -124,7 +128,8 @@ static void test_foreign(struct pair *p, uint8_t flags, uint8_t revision)
     }
     ok(good && to == out.len && memcmp(big, out.at, out.len) == 0, "WRITE in FPDUs of at most %u bytes", longest);
     good = hear_fpdu(p, fd, crc, &seg, got) && !seg.tagged && seg.msn == 1 && seg.payload == 20;
-    ok(good && memcmp(got, out.at + 5, 20) == 0 && p->b.n_recv == 1 && memcmp(in.at, "hello", 5) == 0, "SENDs both ways");
+    ok(good && memcmp(got, out.at + 5, 20) == 0 && p->b.n_recv == 1 && memcmp(in.at, "hello", 5) == 0,
+       "SENDs both ways");
     shutdown(fd, SHUT_WR);
     ok(pair_until(p, p->b.down) && p->b.error == 0, "its end at a message boundary is an end in order");
     ok(!hear(p, fd, got, 1), "and is answered by ours");
@@ -149,11 +154,19 @@ static void test_breaches(struct pair *p)
         {"a read response", {.tagged = true, .last = true, .opcode = IWARP_READ_RESPONSE, .payload = 4}, {0, 2, 6}},
         {"a SEND that ends a key", {.last = true, .opcode = IWARP_SEND_INVALIDATE, .msn = 1, .payload = 4}, {0, 2, 9}},
         {"message 2 before 1", {.last = true, .opcode = IWARP_SEND, .msn = 2, .payload = 4}, {1, 2, 3}},
-        {"an offset that leaves a hole", {.last = true, .opcode = IWARP_SEND, .msn = 1, .mo = 4, .payload = 4}, {1, 2, 4}},
-        {"a large one with a hole", {.last = true, .opcode = IWARP_SEND, .msn = 1, .mo = 4, .payload = 1000}, {1, 2, 4}},
+        {"an offset that leaves a hole",
+         {.last = true, .opcode = IWARP_SEND, .msn = 1, .mo = 4, .payload = 4},
+         {1, 2, 4}},
+        {"a large one with a hole",
+         {.last = true, .opcode = IWARP_SEND, .msn = 1, .mo = 4, .payload = 1000},
+         {1, 2, 4}},
         {"a SEND longer than the receive", {.last = true, .opcode = IWARP_SEND, .msn = 1, .payload = 2000}, {1, 2, 5}},
-        {"a key that nobody gave", {.tagged = true, .last = true, .opcode = IWARP_WRITE, .payload = 4, .stag = 9}, {1, 1, 0}},
-        {"a Terminate too long to be one", {.last = true, .opcode = IWARP_TERMINATE, .qn = 2, .msn = 1, .payload = 300}, {1, 2, 5}},
+        {"a key that nobody gave",
+         {.tagged = true, .last = true, .opcode = IWARP_WRITE, .payload = 4, .stag = 9},
+         {1, 1, 0}},
+        {"a Terminate too long to be one",
+         {.last = true, .opcode = IWARP_TERMINATE, .qn = 2, .msn = 1, .payload = 300},
+         {1, 2, 5}},
     };
     static const uint8_t zero[2000];
     struct mem in = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE);
@@ -318,7 +331,8 @@ static void test_truncated(struct pair *p, bool sending, bool crc)
 
 static void test_faults(struct pair *p)
 {
-    struct mem out = mem_new(p, 1 << 20, 0), in = mem_new(p, 1 << 20, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    struct mem out = mem_new(p, 1 << 20, 0),
+               in = mem_new(p, 1 << 20, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
     uint32_t rkey;
     pair_connect(p, &tcp_only, 8);
     must(ops->key_bind(p->b.qp, in.mr, in.at, in.len, &rkey) == 0);

@@ -2,7 +2,8 @@
 /* Path tcp through the device table: data both ways at every boundary, violations, the end. */
 #include "soft_pair.h"
 
-static const struct exsi_cm_options tcp_only = {.path = EXSI_PATH_TCP, .connect_timeout_ms = 5000, .close_timeout_ms = 3000};
+static const struct exsi_cm_options tcp_only = {
+    .path = EXSI_PATH_TCP, .connect_timeout_ms = 5000, .close_timeout_ms = 3000};
 
 enum { BIG = 8 << 20 };
 
@@ -78,7 +79,7 @@ static void test_write(struct pair *p, const struct exsi_cm_options *opt, const 
     pair_connect(p, opt, 64);
     struct mem out = mem_new(p, BIG, 0), in = mem_new(p, BIG + 1, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
     struct mem slot = mem_new(p, 64, EXSI_ACCESS_LOCAL_WRITE);
-    static const uint32_t sizes[] = {1,     2,     15,    4095,   4096,    65519,   65520,  65521,
+    static const uint32_t sizes[] = {1,     2,     15,    4095,   4096,    65519,   65520,   65521,
                                      65522, 65535, 65536, 131042, 1000003, 1 << 20, 5000001, BIG};
     struct side *from = &p->a, *to = &p->b;
     for (int way = 0; way < 2; way++) {
@@ -158,9 +159,7 @@ static struct exsi_send_wr violate(struct pair *p, int kind, const struct mem *o
     case 1: return wr_write(out, 0, 8, in->at + 99, *rkey, 1);
     case 2: return wr_write(out, 0, 8, in->at + 1093, *rkey, 1);
     case 3: return wr_write(out, 0, 200000, in->at + 100, *rkey, 1);
-    case 4:
-        must(ops->key_invalidate(p->b.qp, *rkey, 0) == 0);
-        return wr_write(out, 0, 8, in->at + 100, *rkey, 1);
+    case 4: must(ops->key_invalidate(p->b.qp, *rkey, 0) == 0); return wr_write(out, 0, 8, in->at + 100, *rkey, 1);
     case 5:
         must(ops->key_bind(p->b.qp, closed->mr, closed->at, 100, rkey) == 0);
         return wr_write(out, 0, 8, closed->at, *rkey, 1);
@@ -173,11 +172,12 @@ static struct exsi_send_wr violate(struct pair *p, int kind, const struct mem *o
 static void test_violations(struct pair *p)
 {
     static const struct violation all[] = {
-        {"a key that does not exist", 0}, {"a write before the range", 1},        {"a write behind the range", 2},
-        {"a write longer than it", 3},    {"a key that has ended", 4},            {"memory not for writing", 5},
+        {"a key that does not exist", 0}, {"a write before the range", 1},       {"a write behind the range", 2},
+        {"a write longer than it", 3},    {"a key that has ended", 4},           {"memory not for writing", 5},
         {"an address that wraps", 6},     {"a SEND longer than the receive", 7}, {"a SEND without a receive", 8},
     };
-    struct mem out = mem_new(p, 1 << 18, 0), in = mem_new(p, 1 << 18, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    struct mem out = mem_new(p, 1 << 18, 0),
+               in = mem_new(p, 1 << 18, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
     struct mem closed = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE);
     mem_fill(&out, 3);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -191,12 +191,14 @@ static void test_violations(struct pair *p)
         struct exsi_send_wr wr = violate(p, all[i].kind, &out, &in, &closed, &rkey);
         must(post(&p->a, &wr, 1) == 0);
         ok(pair_until(p, p->a.down && p->b.down), "%s ends the connection", all[i].name);
-        ok(p->a.error == EPROTO && p->b.error == EPROTO, "%s: both say EPROTO (%d, %d)", all[i].name, p->a.error, p->b.error);
+        ok(p->a.error == EPROTO && p->b.error == EPROTO, "%s: both say EPROTO (%d, %d)", all[i].name, p->a.error,
+           p->b.error);
         bool clean = true;
         for (size_t k = 0; k < in.len; k++) clean &= in.at[k] == 0;
         for (size_t k = 0; k < closed.len; k++) clean &= closed.at[k] == 0;
         ok(clean, "%s: no byte landed", all[i].name);
-        ok(p->b.n_recv == 0 && p->b.n_flushed == !no_recv && p->a.n_flushed == 1, "%s: receives are flushed", all[i].name);
+        ok(p->b.n_recv == 0 && p->b.n_flushed == !no_recv && p->a.n_flushed == 1, "%s: receives are flushed",
+           all[i].name);
         side_end(&p->a);
         side_end(&p->b);
     }
@@ -253,7 +255,8 @@ static void test_disconnect(struct pair *p)
     must(post(&p->a, &wr, 1) == 0);
     ops->cm_disconnect(p->a.id);
     ok(ops->post_send(p->a.qp, &wr, 1) == -EPIPE, "no sends after disconnect");
-    ok(pair_until(p, p->a.down && p->b.down) && p->a.error == 0 && p->b.error == 0, "one side's disconnect ends both in order");
+    ok(pair_until(p, p->a.down && p->b.down) && p->a.error == 0 && p->b.error == 0,
+       "one side's disconnect ends both in order");
     ok(memcmp(in.at, out.at, BIG) == 0 && p->a.n_send == 1, "after everything posted was out");
     side_end(&p->a);
     side_end(&p->b);
@@ -304,7 +307,8 @@ static void test_crc(struct pair *p)
 {
     struct exsi_cm_options crc = tcp_only;
     crc.crc = true;
-    struct mem out = mem_new(p, 1 << 20, 0), in = mem_new(p, 1 << 20, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    struct mem out = mem_new(p, 1 << 20, 0),
+               in = mem_new(p, 1 << 20, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
     static const uint64_t spoil[] = {1, 2, 3};
     for (int i = 0; i < 3; i++) {
         uint32_t rkey;
@@ -345,9 +349,9 @@ static bool closed_by_peer(struct pair *p, int fd)
 
 static void test_garbage(struct pair *p)
 {
-    static const char *const garbage[] = {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02", "MPA ID Rep Frame\0\2\0\0",
-                                          "MPA ID Req Frame\0\7\0\0", "MPA ID Req Frame\0\2\xff\xff",
-                                          "MPA ID Req Frame\x10\2\0\2ab"};
+    static const char *const garbage[] = {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02",
+                                          "MPA ID Rep Frame\0\2\0\0",          "MPA ID Req Frame\0\7\0\0",
+                                          "MPA ID Req Frame\0\2\xff\xff",      "MPA ID Req Frame\x10\2\0\2ab"};
     static const size_t len[] = {26, 4, 20, 20, 20, 22};
     for (size_t i = 0; i < sizeof len / sizeof *len; i++) {
         int fd = dial_plain(&p->b.addr);

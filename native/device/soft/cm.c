@@ -18,19 +18,23 @@ enum {
     DEFAULT_CONNECT_MS = 10000,
     DEFAULT_CLOSE_MS = 5000,
     ACCEPTS_PER_CALL = 64,
-    MAX_GREETING = 256,        /* strangers in set-up per listener, beside its backlog */
-    PAUSE_MS = 100,            /* a listener without descriptors tries again after */
+    MAX_GREETING = 256, /* strangers in set-up per listener, beside its backlog */
+    PAUSE_MS = 100,     /* a listener without descriptors tries again after */
     LAST_LOOKS = 4096,
 };
 
-static uint64_t ms(uint32_t value, uint32_t otherwise) { return (uint64_t)(value ? value : otherwise) * 1000000u; }
+static uint64_t ms(uint32_t value, uint32_t otherwise)
+{
+    return (uint64_t)(value ? value : otherwise) * 1000000u;
+}
 
 /* --- events ------------------------------------------------------------------------------------ */
 
 void soft_id_event(struct soft_id *id, enum exsi_cm_kind kind, const void *private_data, uint32_t len)
 {
     if (len > EXSI_PRIVATE_MAX) len = EXSI_PRIVATE_MAX;
-    id->event = (struct exsi_cm_event){.kind = kind, .id = &id->id, .qp = id->qp ? &id->qp->qp : NULL, .peer = id->peer};
+    id->event =
+        (struct exsi_cm_event){.kind = kind, .id = &id->id, .qp = id->qp ? &id->qp->qp : NULL, .peer = id->peer};
     if (id->listener) id->event.listener = &id->listener->id;
     id->event.private_len = len;
     if (len) memcpy(id->event.private_data, private_data, len);
@@ -134,7 +138,7 @@ void soft_cm_destroy(struct exsi_cm_id *eid)
 {
     struct soft_id *id = soft_id_of(eid);
     if (id->state == SOFT_ID_LISTENING) {
-        exsi_list_for_safe(other, &id->part->ids, struct soft_id, node) {
+        exsi_list_for_safe (other, &id->part->ids, struct soft_id, node) {
             if (other->listener == id) soft_id_free(other);
         }
     }
@@ -188,7 +192,8 @@ static void lost(struct soft_id *id)
     exsi_poller_del(id->part->poller, &id->watch);
     id->lost = true;
     if (id->state != SOFT_ID_UP || !qp || !qp->path) return;
-    for (int i = 0; i < LAST_LOOKS && qp->state == SOFT_QP_UP && qp->path->ops->progress(qp->path) > 0; i++) {}
+    for (int i = 0; i < LAST_LOOKS && qp->state == SOFT_QP_UP && qp->path->ops->progress(qp->path) > 0; i++) {
+    }
     soft_qp_settle(id->part);
     if (qp->state == SOFT_QP_DOWN) return;
     qp->path->ops->abort(qp->path);
@@ -199,7 +204,7 @@ int soft_cm_poll(struct exsi_part *epart, struct exsi_cm_event *ev)
 {
     struct soft_part *part = soft_part_of(epart);
     soft_qp_settle(part);
-    exsi_list_for(e, &part->events, struct soft_event, node) {
+    exsi_list_for (e, &part->events, struct soft_event, node) {
         if (e->qp && e->qp->cq_pending) continue; /* its completions come first */
         exsi_list_unlink(&e->node);
         if (e->qp) {
@@ -267,7 +272,8 @@ static void accept_some(struct soft_id *listener)
         if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM) return;
         /* The connection stays in the queue and the listener readable: without a pause it would spin. */
         exsi_log(listener->part->log, EXSI_LOG_WARNING, 0, "cannot accept: %s; trying again", strerror(errno));
-        if (exsi_timer_start(poller, &listener->timer, ms(PAUSE_MS, 0)) == 0) exsi_poller_mod(poller, &listener->watch, 0);
+        if (exsi_timer_start(poller, &listener->timer, ms(PAUSE_MS, 0)) == 0)
+            exsi_poller_mod(poller, &listener->watch, 0);
         return;
     }
 }

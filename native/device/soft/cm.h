@@ -9,39 +9,39 @@
 
 enum soft_id_state {
     SOFT_ID_LISTENING,
-    SOFT_ID_CONNECTING,   /* active: TCP */
-    SOFT_ID_RESOLVED,     /* active: TCP is there, the upper layer makes a queue pair */
-    SOFT_ID_CALLING,      /* active: request going out, reply awaited */
-    SOFT_ID_GREETING,     /* passive: request awaited */
-    SOFT_ID_REQUESTED,    /* passive: the upper layer decides */
-    SOFT_ID_ANSWERING,    /* passive: reply going out */
-    SOFT_ID_SHARING,      /* both: shared memory is being agreed */
-    SOFT_ID_AGREED,       /* both: ESTABLISHED waits to be polled */
+    SOFT_ID_CONNECTING, /* active: TCP */
+    SOFT_ID_RESOLVED,   /* active: TCP is there, the upper layer makes a queue pair */
+    SOFT_ID_CALLING,    /* active: request going out, reply awaited */
+    SOFT_ID_GREETING,   /* passive: request awaited */
+    SOFT_ID_REQUESTED,  /* passive: the upper layer decides */
+    SOFT_ID_ANSWERING,  /* passive: reply going out */
+    SOFT_ID_SHARING,    /* both: shared memory is being agreed */
+    SOFT_ID_AGREED,     /* both: ESTABLISHED waits to be polled */
     SOFT_ID_UP,
-    SOFT_ID_DEAD,         /* FAILED was queued; waits for cm_destroy */
+    SOFT_ID_DEAD, /* FAILED was queued; waits for cm_destroy */
 };
 
 struct soft_id {
     struct exsi_cm_id id;
     struct soft_part *part;
-    struct exsi_list node;         /* part->ids */
+    struct exsi_list node; /* part->ids */
     struct soft_event pending;
-    struct exsi_cm_event event;    /* what pending announces */
+    struct exsi_cm_event event; /* what pending announces */
     enum soft_id_state state;
     bool active;
-    bool announced;                /* passive: REQUEST was polled, so the upper layer knows of it */
-    bool lost;                     /* shm: the TCP socket died before ESTABLISHED was polled */
-    struct exsi_watch watch;       /* fd; after set-up on tcp the path has it */
+    bool announced;          /* passive: REQUEST was polled, so the upper layer knows of it */
+    bool lost;               /* shm: the TCP socket died before ESTABLISHED was polled */
+    struct exsi_watch watch; /* fd; after set-up on tcp the path has it */
     int fd;
     struct exsi_timer timer;
     struct exsi_cm_options opt;
     union exsi_addr local, peer;
     struct soft_qp *qp;
-    bool raw;                      /* raw.c's: it takes this id's outcome instead of events */
+    bool raw; /* raw.c's: it takes this id's outcome instead of events */
 
     /* listener */
-    struct soft_id *listener;      /* of a request, until it was announced */
-    uint32_t greeting;             /* set-ups that nobody knows of yet */
+    struct soft_id *listener; /* of a request, until it was announced */
+    uint32_t greeting;        /* set-ups that nobody knows of yet */
     uint32_t max_greeting;
 
     /* set-up */
@@ -49,15 +49,18 @@ struct soft_id {
     uint32_t in_have, in_want;
     uint8_t out[MPA_FRAME_TX];
     uint32_t out_len, out_sent;
-    struct mpa_frame request;      /* passive: what was asked */
+    struct mpa_frame request; /* passive: what was asked */
     struct soft_block block, peer_block;
     bool peer_soft, crc;
-    const uint8_t *upper;          /* private data of the peer's upper layer, in in */
+    const uint8_t *upper; /* private data of the peer's upper layer, in in */
     uint32_t upper_len;
     struct soft_shm *shm;
 };
 
-static inline struct soft_id *soft_id_of(struct exsi_cm_id *id) { return exsi_container_of(id, struct soft_id, id); }
+static inline struct soft_id *soft_id_of(struct exsi_cm_id *id)
+{
+    return exsi_container_of(id, struct soft_id, id);
+}
 
 /* cm.c: the table's entries */
 int soft_cm_listen(struct exsi_part *part, const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt,
@@ -97,7 +100,8 @@ void soft_mpa_reject(struct soft_id *id, const void *private_data, uint32_t len,
 bool soft_mpa_give_up_shm(struct soft_id *id);
 
 /* cm_tcp.c: sockets */
-int soft_sock_listen(const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt, union exsi_addr *bound);
+int soft_sock_listen(const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt,
+                     union exsi_addr *bound);
 int soft_sock_connect(const union exsi_addr *source, const union exsi_addr *peer, const struct exsi_cm_options *opt);
 void soft_sock_tune(int fd, const struct exsi_cm_options *opt);
 /* Pending error of a socket, or 0: a positive errno. */

@@ -31,11 +31,8 @@ static void shm_done(void *arg, struct soft_path *path, const char *reason)
 
 static struct soft_shm_ask shm_ask(struct soft_id *id)
 {
-    return (struct soft_shm_ask){.part = id->part,
-                                 .path = id->opt.path,
-                                 .ring_bytes = id->opt.shm_ring_bytes,
-                                 .done = shm_done,
-                                 .arg = id};
+    return (struct soft_shm_ask){
+        .part = id->part, .path = id->opt.path, .ring_bytes = id->opt.shm_ring_bytes, .done = shm_done, .arg = id};
 }
 
 static bool shm_wanted(const struct soft_id *id)

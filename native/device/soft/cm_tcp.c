@@ -11,7 +11,8 @@ static int set_flag(int fd, int level, int name, int value)
     return setsockopt(fd, level, name, &value, sizeof value) < 0 ? -errno : 0;
 }
 
-int soft_sock_listen(const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt, union exsi_addr *bound)
+int soft_sock_listen(const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt,
+                     union exsi_addr *bound)
 {
     socklen_t len = sizeof *bound;
     int rc = 0, fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);

@@ -32,9 +32,15 @@ static int device_open(struct exsi_log *log, struct exsi_device **out, char *rea
     return 0;
 }
 
-static void device_close(struct exsi_device *dev) { free(exsi_container_of(dev, struct soft_device, dev)); }
+static void device_close(struct exsi_device *dev)
+{
+    free(exsi_container_of(dev, struct soft_device, dev));
+}
 
-static void device_query(struct exsi_device *dev, struct exsi_caps *out) { *out = dev->caps; }
+static void device_query(struct exsi_device *dev, struct exsi_caps *out)
+{
+    *out = dev->caps;
+}
 
 static int part_open(struct exsi_device *dev, struct exsi_poller *poller, struct exsi_part **out)
 {
@@ -66,7 +72,10 @@ static void part_close(struct exsi_part *epart)
     free(part);
 }
 
-static int part_progress(struct exsi_part *part) { return soft_shm_part_progress(soft_part_of(part)); }
+static int part_progress(struct exsi_part *part)
+{
+    return soft_shm_part_progress(soft_part_of(part));
+}
 
 static void part_doorbell(struct exsi_part *part, bool asleep)
 {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 #include "device/soft/iwarp.h"
 
-
 enum { DDP_TAGGED = 0x80, DDP_LAST = 0x40, DDP_VERSION_MASK = 0x03, DDP_VERSION = 1 };
 enum { RDMAP_VERSION_SHIFT = 6, RDMAP_VERSION = 1, RDMAP_OPCODE_MASK = 0x0f };
 enum { TERM_HAS_LENGTH = 0x80, TERM_HAS_DDP = 0x40 };
@@ -32,8 +31,8 @@ uint32_t iwarp_encode(const struct iwarp_segment *seg, uint8_t out[IWARP_UNTAGGE
         struct tagged_header h = {ulpdu, ddp, rdmap, exsi_put32(seg->stag), exsi_put64(seg->to)};
         memcpy(out, &h, sizeof h);
     } else {
-        struct untagged_header h = {ulpdu, ddp, rdmap, exsi_put32(seg->stag), exsi_put32(seg->qn),
-                                    exsi_put32(seg->msn), exsi_put32(seg->mo)};
+        struct untagged_header h = {
+            ulpdu, ddp, rdmap, exsi_put32(seg->stag), exsi_put32(seg->qn), exsi_put32(seg->msn), exsi_put32(seg->mo)};
         memcpy(out, &h, sizeof h);
     }
     return len;
@@ -70,11 +69,9 @@ static int check_untagged(const struct iwarp_segment *seg, struct iwarp_error *e
         if (seg->qn == IWARP_QN_TERMINATE) return 0;
         break;
     case IWARP_WRITE:
-    case IWARP_READ_RESPONSE:
-        return refuse(err, IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE);
+    case IWARP_READ_RESPONSE: return refuse(err, IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE);
     }
-    if (seg->opcode > IWARP_TERMINATE)
-        return refuse(err, IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE);
+    if (seg->opcode > IWARP_TERMINATE) return refuse(err, IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE);
     return refuse(err, IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_QN);
 }
 
@@ -175,13 +172,15 @@ static const char *ddp_text(const struct iwarp_error *err)
     static const char *const tagged[] = {"DDP: invalid key", "DDP: outside of the range behind the key",
                                          "DDP: key belongs to another connection", "DDP: offset wraps around",
                                          "DDP: version not known"};
-    static const char *const untagged[] = {"DDP: unspecified error", "DDP: queue not known",
-                                           "DDP: no receive posted", "DDP: message number out of order",
-                                           "DDP: message offset out of order", "DDP: message longer than the receive",
+    static const char *const untagged[] = {"DDP: unspecified error",
+                                           "DDP: queue not known",
+                                           "DDP: no receive posted",
+                                           "DDP: message number out of order",
+                                           "DDP: message offset out of order",
+                                           "DDP: message longer than the receive",
                                            "DDP: version not known"};
     if (err->etype == IWARP_DDP_TAGGED && err->code < sizeof tagged / sizeof *tagged) return tagged[err->code];
-    if (err->etype == IWARP_DDP_UNTAGGED && err->code < sizeof untagged / sizeof *untagged)
-        return untagged[err->code];
+    if (err->etype == IWARP_DDP_UNTAGGED && err->code < sizeof untagged / sizeof *untagged) return untagged[err->code];
     return "DDP: unspecified error";
 }
 

@@ -32,9 +32,9 @@ enum iwarp_queue { IWARP_QN_SEND = 0, IWARP_QN_READ = 1, IWARP_QN_TERMINATE = 2 
 struct iwarp_segment {
     bool tagged, last;
     uint8_t opcode;
-    uint32_t payload;    /* bytes behind the header */
-    uint32_t stag;       /* tagged; untagged: the STag to invalidate */
-    uint64_t to;         /* tagged: target offset */
+    uint32_t payload; /* bytes behind the header */
+    uint32_t stag;    /* tagged; untagged: the STag to invalidate */
+    uint64_t to;      /* tagged: target offset */
     uint32_t qn, msn, mo;
 };
 
@@ -77,12 +77,18 @@ enum { IWARP_MPA_ERROR = 0 };
 enum { IWARP_M_CLOSED = 1, IWARP_M_CRC = 2, IWARP_M_MARKER = 3, IWARP_M_FRAME = 4 };
 
 /* Bytes of padding and CRC behind a segment of this many bytes, length field included. */
-static inline uint32_t iwarp_pad(uint32_t header_and_payload) { return (0u - header_and_payload) & 3u; }
+static inline uint32_t iwarp_pad(uint32_t header_and_payload)
+{
+    return (0u - header_and_payload) & 3u;
+}
 static inline uint32_t iwarp_trailer_len(uint32_t header_and_payload)
 {
     return iwarp_pad(header_and_payload) + IWARP_CRC_LEN;
 }
-static inline uint32_t iwarp_header_len(bool tagged) { return tagged ? IWARP_TAGGED_LEN : IWARP_UNTAGGED_LEN; }
+static inline uint32_t iwarp_header_len(bool tagged)
+{
+    return tagged ? IWARP_TAGGED_LEN : IWARP_UNTAGGED_LEN;
+}
 
 /* Header with its length field; returns its length, 16 or 20. */
 uint32_t iwarp_encode(const struct iwarp_segment *seg, uint8_t out[IWARP_UNTAGGED_LEN]);

@@ -73,7 +73,10 @@ static void linger_event(struct exsi_watch *w, uint32_t events)
     if (failed) linger_end(l, true);
 }
 
-static void linger_late(struct exsi_timer *t) { linger_end(exsi_container_of(t, struct last_words, timer), true); }
+static void linger_late(struct exsi_timer *t)
+{
+    linger_end(exsi_container_of(t, struct last_words, timer), true);
+}
 
 void soft_linger(struct soft_part *part, int fd, const void *data, size_t len, uint32_t timeout_ms)
 {

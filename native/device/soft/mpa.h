@@ -6,28 +6,28 @@
 
 #include "device/soft/soft.h"
 
-#define MPA_KEY_LEN      16u
-#define MPA_HEADER_LEN   20u
-#define MPA_PRIVATE_RX   512u  /* RFC 5044: most that a frame may carry */
-#define MPA_PRIVATE_TX   256u  /* most that the kernel's siw takes, depths included */
-#define MPA_DEPTHS_LEN   4u
-#define MPA_FRAME_RX     (MPA_HEADER_LEN + MPA_PRIVATE_RX)
-#define MPA_FRAME_TX     (MPA_HEADER_LEN + MPA_PRIVATE_TX)
-#define MPA_UPPER_MAX    (MPA_PRIVATE_TX - MPA_DEPTHS_LEN - SOFT_BLOCK_LEN)
+#define MPA_KEY_LEN    16u
+#define MPA_HEADER_LEN 20u
+#define MPA_PRIVATE_RX 512u /* RFC 5044: most that a frame may carry */
+#define MPA_PRIVATE_TX 256u /* most that the kernel's siw takes, depths included */
+#define MPA_DEPTHS_LEN 4u
+#define MPA_FRAME_RX   (MPA_HEADER_LEN + MPA_PRIVATE_RX)
+#define MPA_FRAME_TX   (MPA_HEADER_LEN + MPA_PRIVATE_TX)
+#define MPA_UPPER_MAX  (MPA_PRIVATE_TX - MPA_DEPTHS_LEN - SOFT_BLOCK_LEN)
 
-#define SOFT_BLOCK_LEN   104u
-#define SOFT_BLOCK_MAGIC 0x45585342u /* "EXSB" */
+#define SOFT_BLOCK_LEN     104u
+#define SOFT_BLOCK_MAGIC   0x45585342u /* "EXSB" */
 #define SOFT_BLOCK_VERSION 1
 
 /* A request or a reply. */
 struct mpa_frame {
     bool reply;
     bool markers, crc, reject;
-    bool enhanced;          /* RFC 6581: read depths are there */
-    uint8_t revision;       /* 1 or 2 */
-    bool peer_to_peer;      /* enhanced: the initiator wants to send a first empty FPDU */
+    bool enhanced;     /* RFC 6581: read depths are there */
+    uint8_t revision;  /* 1 or 2 */
+    bool peer_to_peer; /* enhanced: the initiator wants to send a first empty FPDU */
     uint16_t ird, ord;
-    uint32_t private_len;   /* what follows the depths */
+    uint32_t private_len; /* what follows the depths */
 };
 
 /* Frame with its private data: upper's bytes and then, unless NULL, the block.  Returns its length. */

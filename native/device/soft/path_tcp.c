@@ -30,7 +30,10 @@ void soft_tcp_broken(struct soft_tcp *t, int error, const char *reason)
     t->path.sink->broken(t->path.qp, error, reason);
 }
 
-static uint32_t frame_total(const struct tcp_frame *f) { return f->head_len + f->len + f->tail_len; }
+static uint32_t frame_total(const struct tcp_frame *f)
+{
+    return f->head_len + f->len + f->tail_len;
+}
 
 /* An FPDU that is partly out must be completed before a Terminate can follow; its source goes back to
  * its owner now, so the rest is copied.  0 or -errno: then there is no Terminate. */
@@ -338,7 +341,10 @@ static bool held_by_fault(struct soft_tcp *t)
     return t->paused;
 }
 
-static void pause_over(struct exsi_timer *timer) { soft_tcp_send(exsi_container_of(timer, struct soft_tcp, pause)); }
+static void pause_over(struct exsi_timer *timer)
+{
+    soft_tcp_send(exsi_container_of(timer, struct soft_tcp, pause));
+}
 
 /* One sendmsg.  Bytes that went out; 0: nothing to send or no room; -1: the path has ended. */
 static ssize_t send_some(struct soft_tcp *t)
@@ -395,7 +401,10 @@ void soft_tcp_send(struct soft_tcp *t)
         want(t);
 }
 
-static void tcp_kick(struct soft_path *p) { soft_tcp_send(soft_tcp_of(p)); }
+static void tcp_kick(struct soft_path *p)
+{
+    soft_tcp_send(soft_tcp_of(p));
+}
 
 static void tcp_shut(struct soft_path *p)
 {

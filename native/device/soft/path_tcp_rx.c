@@ -40,7 +40,10 @@ static int refuse(struct soft_tcp *t, struct iwarp_error err)
     return -1;
 }
 
-static bool is_send(uint8_t opcode) { return opcode == IWARP_SEND || opcode == IWARP_SEND_SE; }
+static bool is_send(uint8_t opcode)
+{
+    return opcode == IWARP_SEND || opcode == IWARP_SEND_SE;
+}
 
 /* Ask the sink where the FPDU goes, or the part of it that is still missing. */
 static int find_target(struct soft_tcp *t)
@@ -167,16 +170,12 @@ static int plan(struct soft_tcp *t, struct iovec iov[2])
 {
     uint32_t all;
     switch (t->rx) {
-    case TCP_RX_HEAD:
-        iov[0] = (struct iovec){t->head + t->head_have, IWARP_TAGGED_LEN - t->head_have};
-        return 1;
+    case TCP_RX_HEAD: iov[0] = (struct iovec){t->head + t->head_have, IWARP_TAGGED_LEN - t->head_have}; return 1;
     case TCP_RX_SMALL:
         all = 4 + t->seg.payload + trailer_len(t) + IWARP_TAGGED_LEN;
         iov[0] = (struct iovec){t->scratch + t->scratch_have, all - t->scratch_have};
         return 1;
-    case TCP_RX_REST:
-        iov[0] = (struct iovec){t->head + t->head_have, IWARP_UNTAGGED_LEN - t->head_have};
-        return 1;
+    case TCP_RX_REST: iov[0] = (struct iovec){t->head + t->head_have, IWARP_UNTAGGED_LEN - t->head_have}; return 1;
     case TCP_RX_BODY:
         iov[0] = (struct iovec){t->dst, t->seg.payload - t->placed};
         iov[1] = (struct iovec){t->scratch + t->scratch_have, trailer_len(t) + IWARP_TAGGED_LEN - t->scratch_have};
@@ -202,15 +201,11 @@ static int body_received(struct soft_tcp *t, uint32_t n)
 static int received(struct soft_tcp *t, uint32_t n)
 {
     switch (t->rx) {
-    case TCP_RX_HEAD:
-        t->head_have += n;
-        return t->head_have == IWARP_TAGGED_LEN ? begin(t) : 0;
+    case TCP_RX_HEAD: t->head_have += n; return t->head_have == IWARP_TAGGED_LEN ? begin(t) : 0;
     case TCP_RX_SMALL:
         t->scratch_have += n;
         return t->scratch_have >= 4 + t->seg.payload + trailer_len(t) ? small_done(t) : 0;
-    case TCP_RX_REST:
-        t->head_have += n;
-        return t->head_have == IWARP_UNTAGGED_LEN ? rest_done(t) : 0;
+    case TCP_RX_REST: t->head_have += n; return t->head_have == IWARP_UNTAGGED_LEN ? rest_done(t) : 0;
     case TCP_RX_BODY: return body_received(t, n);
     }
     return -1;

@@ -13,7 +13,10 @@
 #include "device/soft/cm.h"
 #include "device/soft/qp.h"
 
-static uint32_t sq_slot(const struct soft_qp *qp, uint32_t i) { return (qp->sq_head + i) % qp->sq_cap; }
+static uint32_t sq_slot(const struct soft_qp *qp, uint32_t i)
+{
+    return (qp->sq_head + i) % qp->sq_cap;
+}
 
 static struct soft_tx *sq_at(const struct soft_qp *qp, uint32_t slot)
 {
@@ -38,10 +41,8 @@ static void complete_send(struct soft_qp *qp, const struct exsi_send_wr *wr, int
         soft_cq_unreserve(qp->part, 1);
         return;
     }
-    struct exsi_wc wc = {.wr_id = wr->wr_id,
-                         .qp = &qp->qp,
-                         .op = wr->op == EXSI_WR_SEND ? EXSI_WC_SEND : EXSI_WC_WRITE,
-                         .error = error};
+    struct exsi_wc wc = {
+        .wr_id = wr->wr_id, .qp = &qp->qp, .op = wr->op == EXSI_WR_SEND ? EXSI_WC_SEND : EXSI_WC_WRITE, .error = error};
     soft_cq_push(qp, &wc);
 }
 
@@ -159,7 +160,10 @@ static void close_late(struct exsi_timer *t)
     soft_qp_down(qp, ETIMEDOUT);
 }
 
-static uint32_t ring_cap(uint32_t wanted) { return wanted < 1 ? 1 : wanted; }
+static uint32_t ring_cap(uint32_t wanted)
+{
+    return wanted < 1 ? 1 : wanted;
+}
 
 static int qp_alloc(struct soft_qp *qp, const struct exsi_qp_attr *attr)
 {
@@ -180,7 +184,8 @@ static void qp_free(struct soft_qp *qp)
     free(qp);
 }
 
-int soft_qp_create(struct exsi_part *epart, struct exsi_cm_id *id, const struct exsi_qp_attr *attr, struct exsi_qp **out)
+int soft_qp_create(struct exsi_part *epart, struct exsi_cm_id *id, const struct exsi_qp_attr *attr,
+                   struct exsi_qp **out)
 {
     struct soft_part *part = soft_part_of(epart);
     if (attr->send_wr > SOFT_MAX_WR || attr->recv_wr > SOFT_MAX_WR) return -EINVAL;

@@ -10,20 +10,20 @@ struct soft_id;
 enum {
     SOFT_MAX_INLINE = 64,
     SOFT_MAX_WR = 4096,
-    SOFT_TX_CHUNK = 16,   /* send queue entries allocated together */
-    SOFT_KEY_BITS = 12,   /* of an rkey: index; the others are random */
+    SOFT_TX_CHUNK = 16, /* send queue entries allocated together */
+    SOFT_KEY_BITS = 12, /* of an rkey: index; the others are random */
 };
 
 /* What poll_cm will tell; exactly one of the two is set. */
 struct soft_event {
-    struct exsi_list node;           /* part->events */
+    struct exsi_list node; /* part->events */
     struct soft_id *id;
     struct soft_qp *qp;
 };
 
 /* A key: the right of this queue pair's peer to write [addr, addr + len). */
 struct soft_key {
-    struct soft_mr *mr;   /* NULL: free */
+    struct soft_mr *mr; /* NULL: free */
     uint64_t addr, len;
     uint32_t rkey, next_free;
 };
@@ -34,16 +34,16 @@ enum soft_qp_state { SOFT_QP_INIT, SOFT_QP_UP, SOFT_QP_DOWN };
 struct soft_qp {
     struct exsi_qp qp;
     struct soft_part *part;
-    struct soft_id *id;              /* its connection; NULL: raw, or gone */
-    struct soft_path *path;          /* owns; NULL before the connection is up */
+    struct soft_id *id;     /* its connection; NULL: raw, or gone */
+    struct soft_path *path; /* owns; NULL before the connection is up */
     struct exsi_stats *stats;
-    struct exsi_list node;           /* part->qps */
-    struct exsi_list work_node;      /* part->work: something to be done outside of the path */
-    struct soft_event event;         /* DISCONNECTED */
+    struct exsi_list node;      /* part->qps */
+    struct exsi_list work_node; /* part->work: something to be done outside of the path */
+    struct soft_event event;    /* DISCONNECTED */
     struct exsi_timer close_timer;
     uint64_t log_id;
     enum soft_qp_state state;
-    int error;                       /* of DISCONNECTED; 0 or a positive errno */
+    int error; /* of DISCONNECTED; 0 or a positive errno */
     bool shut, peer_closed, down_polled;
     uint32_t close_timeout_ms;
     uint32_t max_recv_len;
@@ -55,22 +55,32 @@ struct soft_qp {
     /* Posted receives. */
     struct exsi_recv_wr *rq;
     uint32_t rq_cap, rq_head, rq_len;
-    uint32_t rx_msn, rx_mo;          /* message that is arriving, and how far it came */
-    uint32_t cq_pending;             /* completions of ours not polled yet */
+    uint32_t rx_msn, rx_mo; /* message that is arriving, and how far it came */
+    uint32_t cq_pending;    /* completions of ours not polled yet */
 
     struct soft_key *keys;
-    uint32_t n_keys, free_key;       /* free_key: index + 1, 0: none */
+    uint32_t n_keys, free_key; /* free_key: index + 1, 0: none */
 
     union exsi_addr local, peer;
-    struct soft_raw_qp *raw;         /* raw.c's; NULL: made on a connection id */
+    struct soft_raw_qp *raw; /* raw.c's; NULL: made on a connection id */
 };
 
-static inline struct soft_qp *soft_qp_of(struct exsi_qp *qp) { return exsi_container_of(qp, struct soft_qp, qp); }
-static inline struct soft_part *soft_part_of(struct exsi_part *p) { return exsi_container_of(p, struct soft_part, part); }
-static inline struct soft_mr *soft_mr_of(struct exsi_dmr *d) { return exsi_container_of(d, struct soft_mr, dmr); }
+static inline struct soft_qp *soft_qp_of(struct exsi_qp *qp)
+{
+    return exsi_container_of(qp, struct soft_qp, qp);
+}
+static inline struct soft_part *soft_part_of(struct exsi_part *p)
+{
+    return exsi_container_of(p, struct soft_part, part);
+}
+static inline struct soft_mr *soft_mr_of(struct exsi_dmr *d)
+{
+    return exsi_container_of(d, struct soft_mr, dmr);
+}
 
 /* qp.c */
-int soft_qp_create(struct exsi_part *part, struct exsi_cm_id *id, const struct exsi_qp_attr *attr, struct exsi_qp **out);
+int soft_qp_create(struct exsi_part *part, struct exsi_cm_id *id, const struct exsi_qp_attr *attr,
+                   struct exsi_qp **out);
 void soft_qp_destroy(struct exsi_qp *qp);
 void soft_qp_abort(struct exsi_qp *qp);
 void soft_qp_query(struct exsi_qp *qp, struct exsi_qp_info *out);
@@ -109,10 +119,10 @@ void soft_keys_fini(struct soft_qp *qp);
 
 /* path_tcp.c */
 struct soft_tcp_config {
-    int fd;                    /* takes: non-blocking, set-up is over */
+    int fd; /* takes: non-blocking, set-up is over */
     bool crc;
-    bool peer_soft;            /* takes FPDUs of any length */
-    bool responder;            /* may not send first to a peer that is not soft */
+    bool peer_soft; /* takes FPDUs of any length */
+    bool responder; /* may not send first to a peer that is not soft */
     uint32_t linger_ms;
 };
 EXSI_MUST_CHECK int soft_tcp_new(struct soft_part *part, const struct soft_tcp_config *cfg, struct soft_path **out);

@@ -121,7 +121,7 @@ static void raw_late(struct exsi_timer *t)
 
 static struct soft_qp *find_qpn(struct soft_part *part, uint32_t qpn)
 {
-    exsi_list_for(qp, &part->qps, struct soft_qp, node) {
+    exsi_list_for (qp, &part->qps, struct soft_qp, node) {
         if (qp->raw && qp->raw->qpn == qpn) return qp;
     }
     return NULL;
@@ -151,7 +151,10 @@ void soft_raw_close(struct soft_qp *qp)
     qp->raw = NULL;
 }
 
-bool soft_raw_may_send(const struct soft_qp *qp) { return qp->raw->rts; }
+bool soft_raw_may_send(const struct soft_qp *qp)
+{
+    return qp->raw->rts;
+}
 
 int soft_raw_query(struct exsi_qp *eqp, struct exsi_raw_address *out)
 {
@@ -188,7 +191,10 @@ static int raw_call(struct soft_qp *qp)
     return rc < 0 ? rc : 0;
 }
 
-void soft_raw_resolved(struct soft_id *id) { soft_mpa_call(id, NULL, 0); }
+void soft_raw_resolved(struct soft_id *id)
+{
+    soft_mpa_call(id, NULL, 0);
+}
 
 static bool expected(const struct soft_raw_qp *raw, const struct soft_block *b)
 {
@@ -267,7 +273,7 @@ int soft_raw_to_rtr(struct exsi_qp *eqp, const struct exsi_raw_address *peer)
         return rc;
     }
     qp->raw->rtr = true;
-    exsi_list_for_safe(id, &part->ids, struct soft_id, node) {
+    exsi_list_for_safe (id, &part->ids, struct soft_id, node) {
         if (id->raw && id->state == SOFT_ID_REQUESTED && !id->qp && id->peer_block.raw_dst_qpn == qp->raw->qpn)
             raw_take(qp, id);
     }

@@ -22,20 +22,20 @@ struct soft_shm_part;
 /* Registered memory.  In soft, registration pins nothing. */
 struct soft_mr {
     struct exsi_dmr dmr;
-    atomic_uint users;     /* keys and posted requests that name it, for debug checks */
-    uint64_t region_id;    /* process-wide name of a memfd-backed region, 0: none; told to shm peers */
+    atomic_uint users;  /* keys and posted requests that name it, for debug checks */
+    uint64_t region_id; /* process-wide name of a memfd-backed region, 0: none; told to shm peers */
 };
 
 /* One message on its way out, in the send queue of a queue pair.  The path moves it forward and says
  * when its last byte no longer needs the source (done). */
 struct soft_tx {
     struct exsi_send_wr wr;
-    uint8_t inline_data[64];   /* EXSI_WR_INLINE: wr.sge[0] points here */
-    uint32_t len;              /* sum of the pieces */
-    uint32_t sent;             /* path's: payload bytes handed on so far */
-    uint32_t path_word;        /* path's own */
-    uint64_t path_mark;        /* path's own (shm: descriptor number whose consumption ends it) */
-    bool done;                 /* the source is free: may complete, in order */
+    uint8_t inline_data[64]; /* EXSI_WR_INLINE: wr.sge[0] points here */
+    uint32_t len;            /* sum of the pieces */
+    uint32_t sent;           /* path's: payload bytes handed on so far */
+    uint32_t path_word;      /* path's own */
+    uint64_t path_mark;      /* path's own (shm: descriptor number whose consumption ends it) */
+    bool done;               /* the source is free: may complete, in order */
 };
 
 /* What a path tells its queue pair.  All are called under the group's lock, and none re-enters the
@@ -67,7 +67,7 @@ extern const struct soft_sink_ops soft_qp_sink;
 /* The two ways.  A path owns its descriptors and shared memory; it is made by cm.c when a connection
  * is agreed, and belongs to one queue pair. */
 struct soft_path_ops {
-    const char *family;   /* "tcp", "shm" */
+    const char *family; /* "tcp", "shm" */
     /* The name for sock.path; stable after set-up. */
     const char *(*name)(const struct soft_path *p);
     /* The upper layer knows that the connection is up: from now on bytes may be received (shm: the path
@@ -97,8 +97,8 @@ struct soft_path {
     struct soft_qp *qp;
     const struct soft_sink_ops *sink;
     struct exsi_stats *stats;
-    uint64_t max_msg;         /* largest single WRITE it takes */
-    struct exsi_list node;    /* in part->shm_paths (path_shm only; inserted by start, unlinked by abort or free) */
+    uint64_t max_msg;      /* largest single WRITE it takes */
+    struct exsi_list node; /* in part->shm_paths (path_shm only; inserted by start, unlinked by abort or free) */
 };
 
 /* The send queue as a path sees it: oldest not done first. i = 0 is the head. NULL past the end. */
@@ -113,11 +113,11 @@ struct soft_terminate soft_terminate_for(int error, bool tagged);
 /* --- scripted faults (fault.c): zeroed means none; tests set them in the part ------------------- */
 
 struct soft_fault {
-    uint32_t max_send, max_recv;  /* most bytes of one sendmsg / recvmsg, 0: no cap */
-    uint64_t corrupt_crc_at;      /* spoil the CRC of this FPDU sent by the part (counted from 1), 0: none */
-    uint64_t kill_after;          /* reset the connection after so many bytes sent by the part, 0: never */
-    uint64_t delay_ns;            /* a path that has something to send waits so long before each call */
-    bool no_shm;                  /* answer and offer nothing but tcp */
+    uint32_t max_send, max_recv;     /* most bytes of one sendmsg / recvmsg, 0: no cap */
+    uint64_t corrupt_crc_at;         /* spoil the CRC of this FPDU sent by the part (counted from 1), 0: none */
+    uint64_t kill_after;             /* reset the connection after so many bytes sent by the part, 0: never */
+    uint64_t delay_ns;               /* a path that has something to send waits so long before each call */
+    bool no_shm;                     /* answer and offer nothing but tcp */
     uint64_t sent_fpdus, sent_bytes; /* what the script counts */
 };
 
@@ -127,35 +127,35 @@ extern const struct exsi_device_ops exsi_soft_ops;
 
 struct soft_device {
     struct exsi_device dev;
-    struct exsi_log *log;                /* borrowed from the context */
-    atomic_uint_fast64_t next_region;    /* soft_mr.region_id */
+    struct exsi_log *log;             /* borrowed from the context */
+    atomic_uint_fast64_t next_region; /* soft_mr.region_id */
 };
 
 /* Completions waiting to be polled: a ring that has room for every request that is posted, so that
  * completing never allocates. */
 struct soft_cq {
     struct exsi_wc *ring;
-    uint32_t cap, head, len;             /* cap is a power of two */
-    uint32_t posted;                     /* requests outstanding or complete and not polled */
+    uint32_t cap, head, len; /* cap is a power of two */
+    uint32_t posted;         /* requests outstanding or complete and not polled */
 };
 
 /* Everything here is touched under the group's lock only. */
 struct soft_part {
     struct exsi_part part;
     struct soft_device *sdev;
-    struct exsi_poller *poller;          /* borrowed from the group */
+    struct exsi_poller *poller; /* borrowed from the group */
     struct exsi_log *log;
-    struct exsi_list qps;                /* soft_qp.node */
-    struct exsi_list ids;                /* soft_id.node: listeners, set-ups and connections */
-    struct exsi_list lingering;          /* sockets that drain to their end without an owner */
-    struct exsi_list events;             /* connection events to be polled */
-    struct exsi_list work;               /* soft_qp.work_node */
+    struct exsi_list qps;       /* soft_qp.node */
+    struct exsi_list ids;       /* soft_id.node: listeners, set-ups and connections */
+    struct exsi_list lingering; /* sockets that drain to their end without an owner */
+    struct exsi_list events;    /* connection events to be polled */
+    struct exsi_list work;      /* soft_qp.work_node */
     struct soft_cq cq;
-    struct exsi_list shm_paths;          /* soft_path.node */
-    struct soft_shm_part *shm;           /* rendezvous.c's: group page, eventfd; NULL until needed */
-    bool asleep;                         /* what part_doorbell said last */
-    uint32_t random[32], random_left;    /* for keys */
-    struct soft_raw *raw;                /* raw.c's: GID and listener; NULL until the first raw queue pair */
+    struct exsi_list shm_paths;       /* soft_path.node */
+    struct soft_shm_part *shm;        /* rendezvous.c's: group page, eventfd; NULL until needed */
+    bool asleep;                      /* what part_doorbell said last */
+    uint32_t random[32], random_left; /* for keys */
+    struct soft_raw *raw;             /* raw.c's: GID and listener; NULL until the first raw queue pair */
     struct soft_fault fault;
 };
 
@@ -174,22 +174,22 @@ struct soft_part {
  * saying yes. */
 
 #define SOFT_TOKEN_LEN 16
-#define SOFT_NAME_MAX 32
+#define SOFT_NAME_MAX  32
 
 enum soft_block_flag {
-    SOFT_BLOCK_SHM = 1,   /* request: name, token and probe are set; reply: HELLO was sent to that name */
-    SOFT_BLOCK_RAW = 2,   /* request: between raw queue pairs; raw_* are set */
+    SOFT_BLOCK_SHM = 1, /* request: name, token and probe are set; reply: HELLO was sent to that name */
+    SOFT_BLOCK_RAW = 2, /* request: between raw queue pairs; raw_* are set */
 };
 
 /* soft's own block behind the private data of the upper layer, decoded (mpa.c, docs/wire/soft.md).
  * A peer that sends one is soft: it takes FPDUs of any length. */
 struct soft_block {
     uint16_t flags;
-    uint16_t why;                   /* reply without SOFT_BLOCK_SHM: enum soft_shm_why of rendezvous.c, 0: not said */
-    uint8_t token[SOFT_TOKEN_LEN];  /* A's */
-    uint64_t probe_addr;            /* address of the token in A's memory */
-    uint32_t pid_hint;              /* A's process id in its own namespace, for logs only */
-    uint8_t name_len;               /* abstract UNIX name without its leading NUL byte */
+    uint16_t why;                  /* reply without SOFT_BLOCK_SHM: enum soft_shm_why of rendezvous.c, 0: not said */
+    uint8_t token[SOFT_TOKEN_LEN]; /* A's */
+    uint64_t probe_addr;           /* address of the token in A's memory */
+    uint32_t pid_hint;             /* A's process id in its own namespace, for logs only */
+    uint8_t name_len;              /* abstract UNIX name without its leading NUL byte */
     uint8_t name[SOFT_NAME_MAX];
     uint32_t raw_src_qpn, raw_dst_qpn, raw_src_psn, raw_dst_psn;
 };
@@ -197,8 +197,8 @@ struct soft_block {
 /* What rendezvous.c needs to know of the connection; all pointers borrowed until done or drop. */
 struct soft_shm_ask {
     struct soft_part *part;
-    enum exsi_path path;            /* AUTO, SHM, SHM_VM or SHM_RING; never TCP */
-    uint32_t ring_bytes;            /* exsi_cm_options.shm_ring_bytes */
+    enum exsi_path path; /* AUTO, SHM, SHM_VM or SHM_RING; never TCP */
+    uint32_t ring_bytes; /* exsi_cm_options.shm_ring_bytes */
     /* May be called from inside _confirm and _wait, never from _offer, _answer or _drop.  takes path: its
      * qp, sink and stats are set by the receiver.  The soft_shm is gone when done is called. */
     void (*done)(void *arg, struct soft_path *path, const char *reason);

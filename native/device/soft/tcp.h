@@ -13,10 +13,10 @@
 #include "device/soft/qp.h"
 
 enum {
-    TCP_FRAMES = 32,          /* FPDUs gathered into one sendmsg */
+    TCP_FRAMES = 32, /* FPDUs gathered into one sendmsg */
     TCP_IOVS = 64,
-    TCP_BUDGET = 1 << 20,     /* bytes per direction and call: others want their turn */
-    TCP_SMALL = 256,          /* untagged payload up to this is taken together with its header */
+    TCP_BUDGET = 1 << 20, /* bytes per direction and call: others want their turn */
+    TCP_SMALL = 256,      /* untagged payload up to this is taken together with its header */
     TCP_SCRATCH = 4 + TCP_SMALL + IWARP_TRAILER_MAX + IWARP_TAGGED_LEN,
 };
 
@@ -24,42 +24,42 @@ enum {
  * payload stays where the user has it. */
 struct tcp_frame {
     struct soft_tx *tx;
-    uint32_t off, len;        /* payload: this part of the message; len 0 when it is in bytes */
+    uint32_t off, len; /* payload: this part of the message; len 0 when it is in bytes */
     uint8_t head_len, tail_len;
-    bool ends;                /* its message is out with it */
+    bool ends; /* its message is out with it */
     uint8_t bytes[IWARP_UNTAGGED_LEN + SOFT_MAX_INLINE + IWARP_TRAILER_MAX];
 };
 
 enum tcp_rx_state {
-    TCP_RX_HEAD,   /* 16 bytes of a header */
-    TCP_RX_SMALL,  /* all the rest of a small untagged FPDU, into scratch */
-    TCP_RX_REST,   /* the message offset of a large untagged one */
-    TCP_RX_BODY,   /* payload into its target, trailer into scratch */
+    TCP_RX_HEAD,  /* 16 bytes of a header */
+    TCP_RX_SMALL, /* all the rest of a small untagged FPDU, into scratch */
+    TCP_RX_REST,  /* the message offset of a large untagged one */
+    TCP_RX_BODY,  /* payload into its target, trailer into scratch */
 };
 
 struct soft_tcp {
     struct soft_path path;
     struct exsi_watch watch;
-    struct exsi_timer pause;          /* scripted delay */
+    struct exsi_timer pause; /* scripted delay */
     bool paused;
-    int fd;                           /* -1: stopped for good */
+    int fd; /* -1: stopped for good */
     bool crc, peer_soft, responder;
     uint32_t linger_ms;
-    uint32_t max_tagged, max_untagged;/* payload of one FPDU we send */
+    uint32_t max_tagged, max_untagged; /* payload of one FPDU we send */
 
     /* sending */
     struct tcp_frame frames[TCP_FRAMES];
     uint32_t frame_head, frame_len;
-    uint32_t frame_sent;              /* bytes of the first frame that are out */
-    uint32_t framed;                  /* messages from the head of the send queue that are framed to their end */
+    uint32_t frame_sent; /* bytes of the first frame that are out */
+    uint32_t framed;     /* messages from the head of the send queue that are framed to their end */
     uint32_t tx_msn;
-    bool blocked;                     /* the socket is full: wait for EPOLLOUT */
+    bool blocked; /* the socket is full: wait for EPOLLOUT */
     bool shut, fin_sent;
 
     /* receiving */
     enum tcp_rx_state rx;
-    bool heard;                       /* a first FPDU came: a responder may send */
-    bool mid_message;                 /* the last FPDU did not end its message */
+    bool heard;       /* a first FPDU came: a responder may send */
+    bool mid_message; /* the last FPDU did not end its message */
     bool peer_fin;
     uint8_t head[IWARP_UNTAGGED_LEN];
     uint32_t head_have;
@@ -72,7 +72,10 @@ struct soft_tcp {
     uint32_t scratch_have;
 };
 
-static inline struct soft_tcp *soft_tcp_of(struct soft_path *p) { return exsi_container_of(p, struct soft_tcp, path); }
+static inline struct soft_tcp *soft_tcp_of(struct soft_path *p)
+{
+    return exsi_container_of(p, struct soft_tcp, path);
+}
 
 /* CRC over bytes of the user's, who may have mapped them from a file: 0, or -EFAULT. */
 EXSI_MUST_CHECK int soft_tcp_crc(uint32_t *crc, const uint8_t *data, size_t len, bool fragile);
