@@ -6,6 +6,7 @@ The protocol is in ``protocol``, the file system in ``paths``; ``link`` is all t
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import trio
 import exs
 from exs.cli.common import Address, endpoint_text, options_of
 from exs.cli.transfer import client, server
-from exs.cli.transfer.link import ExsLink, open_link
+from exs.cli.transfer.link import HOLD_US, ExsLink, open_link
 from exs.cli.transfer.paths import Root, printable
 from exs.cli.transfer.progress import make_progress
 from exs.cli.transfer.session import first_error
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+def transfer_options(options: exs.Options) -> exs.Options:
+    """The same, as a transfer wants it."""
+    return dataclasses.replace(options, direct_hold_us=HOLD_US)
+
+
 def connector(address: Address, options: exs.Options) -> client.Connect:
     """Opens links to a server."""
+    chosen = transfer_options(options)
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[ExsLink]:
-        stream = await exs.open_stream(address.host, address.port, options=options)
+        stream = await exs.open_stream(address.host, address.port, options=chosen)
         async with open_link(stream) as link:
             yield link
 
@@ -135,7 +142,8 @@ async def _serve(args: argparse.Namespace, root: Root) -> None:
             # Closing a connection that the peer has lost; what happened on it was reported.
             report({"event": "closed", "peer": peer, "reason": str(error)})
 
-    listeners = await exs.open_listeners(args.port, host=args.host, options=options_of(args))
+    options = transfer_options(options_of(args))
+    listeners = await exs.open_listeners(args.port, host=args.host, options=options)
     addresses = [endpoint_text(listener.address) for listener in listeners]
     if args.json:
         _report_json({"event": "listening", "addresses": addresses, "read_only": args.read_only})

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-SLAB_BYTES = 1 << 20
-SLABS = 8
+SLAB_BYTES = 512 << 10
+HOLD_US = 20_000
+"""How long file contents wait for a posted slab, in microseconds, before they take the way through the ring and are
+copied: the receiver is a moment behind whenever it writes to the disk."""
+SLABS = 16
 SENDS = 8
 
 
