@@ -15,7 +15,10 @@
 
 /* --- context and groups ----------------------------------------------------------------------- */
 
-int exsi_open(exsi_ctx **out) { return exsi_ctx_open(out); }
+int exsi_open(exsi_ctx **out)
+{
+    return exsi_ctx_open(out);
+}
 
 static int end_group(struct exsi_group *g)
 {
@@ -39,7 +42,10 @@ void exsi_close(exsi_ctx *ctx)
     exsi_ctx_free(ctx);
 }
 
-int exsi_forked(exsi_ctx *ctx) { return exsi_ctx_check(ctx) < 0; }
+int exsi_forked(exsi_ctx *ctx)
+{
+    return exsi_ctx_check(ctx) < 0;
+}
 
 /* The threaded group of the context, with a reference more; NULL if there is none. */
 static struct exsi_group *threaded_group(struct exsi_ctx *ctx)
@@ -148,7 +154,10 @@ int exsi_mem_allocate(exsi_ctx *ctx, size_t len, uint32_t flags, uint64_t *mr, v
     return exsi_mr_allocate(ctx, len, flags, mr, addr);
 }
 
-void exsi_mem_unmap(void *addr, size_t len) { exsi_mr_unmap(addr, len); }
+void exsi_mem_unmap(void *addr, size_t len)
+{
+    exsi_mr_unmap(addr, len);
+}
 
 int exsi_mem_close(exsi_ctx *ctx, uint64_t mr)
 {
@@ -231,6 +240,17 @@ int exsi_eq_count(exsi_ctx *ctx, uint64_t handle)
     struct exsi_eq *eq;
     EXSI_TRY(find_eq(ctx, handle, &eq));
     int n = (int)exsi_eq_len(eq);
+    exsi_eq_put(eq);
+    return n;
+}
+
+int exsi_eq_in_flight(exsi_ctx *ctx, uint64_t handle)
+{
+    struct exsi_eq *eq;
+    EXSI_TRY(find_eq(ctx, handle, &eq));
+    pthread_mutex_lock(&eq->lock);
+    int n = (int)(eq->reserved - eq->len);
+    pthread_mutex_unlock(&eq->lock);
     exsi_eq_put(eq);
     return n;
 }

@@ -58,6 +58,7 @@ int exsi_eq_free(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_fd(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_depth(exsi_ctx *ctx, uint64_t eq, uint32_t depth);  /* 0 asks; returns the depth */
 int exsi_eq_count(exsi_ctx *ctx, uint64_t eq);
+int exsi_eq_in_flight(exsi_ctx *ctx, uint64_t eq);        /* posts whose event is not in the queue yet */
 /* Run the queue's inline group once, then take events.  An empty result arms the descriptor: only then
  * may the caller sleep on it.  spin_us: poll that long for a first event. */
 int exsi_eq_drain(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, uint32_t spin_us);
@@ -119,9 +120,10 @@ int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, u
 int exsi_accept(exsi_ctx *ctx, uint64_t sock, uint64_t cookie, uint64_t eq, exsi_posted *out);
 
 /* mr 0: not registered.  A send of at most EXSI_COPY_MAX is copied then, all else is registered for the
- * call; fragile says that such memory may be a mapped file. */
+ * call.  Such memory is taken to be no file that could shrink; FRAGILE: it may be, LOOK: find out. */
 #define EXSI_COPY_MAX 4096
 #define EXSI_FLAG_FRAGILE 0x100
+#define EXSI_FLAG_LOOK 0x200
 int exsi_send(exsi_ctx *ctx, uint64_t sock, const void *buf, size_t len, uint32_t flags, uint64_t mr,
               uint64_t cookie, uint64_t eq, exsi_posted *out);
 /* With DONTWAIT: what is there now is copied, out->event.value says how much (returns 1), else -EAGAIN. */

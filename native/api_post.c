@@ -138,9 +138,15 @@ static int name_of(exsi_ctx *ctx, uint64_t sock, bool peer, void *addr, uint32_t
     return 0;
 }
 
-int exsi_sockname(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len) { return name_of(ctx, sock, false, addr, len); }
+int exsi_sockname(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len)
+{
+    return name_of(ctx, sock, false, addr, len);
+}
 
-int exsi_peername(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len) { return name_of(ctx, sock, true, addr, len); }
+int exsi_peername(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len)
+{
+    return name_of(ctx, sock, true, addr, len);
+}
 
 int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out)
 {
@@ -156,7 +162,10 @@ int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out)
 static const char *const stats_names[] = {EXSI_STATS_FIELDS(STATS_NAME) NULL};
 #define STATS_COUNT ((int)(sizeof stats_names / sizeof stats_names[0]) - 1)
 
-const char *exsi_statistics_name(int i) { return i >= 0 && i < STATS_COUNT ? stats_names[i] : NULL; }
+const char *exsi_statistics_name(int i)
+{
+    return i >= 0 && i < STATS_COUNT ? stats_names[i] : NULL;
+}
 
 /* ctx->lock held: what is found there stays. */
 static void sum_process(struct exsi_ctx *ctx, struct exsi_stats *sum)
@@ -188,7 +197,7 @@ int exsi_statistics(exsi_ctx *ctx, uint64_t sock, uint64_t *out, int max)
         pthread_mutex_unlock(&ctx->lock);
     }
     int n = 0;
-#define STATS_TAKE(name) \
+#define STATS_TAKE(name)                                                                                               \
     if (n < max) out[n++] = atomic_load_explicit(&sum.name, memory_order_relaxed);
     EXSI_STATS_FIELDS(STATS_TAKE)
 #undef STATS_TAKE
@@ -251,10 +260,10 @@ static int take_now(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, 
                     exsi_posted *out)
 {
     struct call c;
-    uint32_t known = EXSI_OPF_WAITALL | EXSI_OPF_DONTWAIT | EXSI_FLAG_FRAGILE;
+    uint32_t known = EXSI_OPF_WAITALL | EXSI_OPF_DONTWAIT | EXSI_FLAG_FRAGILE | EXSI_FLAG_LOOK;
     if (!out || (flags & ~known)) return -EINVAL;
     EXSI_TRY(call_enter(&c, ctx, sock, 0, out));
-    int64_t got = exsi_xfer_take(c.s, vec, n, flags & EXSI_FLAG_FRAGILE);
+    int64_t got = exsi_xfer_take(c.s, vec, n, flags & (EXSI_FLAG_FRAGILE | EXSI_FLAG_LOOK));
     if (got < 0) return call_leave(&c, (int)got);
     exsi_event ev = {.cookie = cookie, .value = (uint64_t)got, .kind = EXSI_OP_RECV};
     if (got == 0) ev.flags = EXSI_EV_EOF;
@@ -294,7 +303,7 @@ int exsi_recvmsg(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uin
 
 /* Piece i of a batch; false behind the last. */
 struct batch {
-    const exsi_piece *vec;  /* or NULL: one range, cut */
+    const exsi_piece *vec; /* or NULL: one range, cut */
     exsi_piece whole;
     size_t piece;
     int n;
@@ -305,7 +314,8 @@ static exsi_piece piece_at(const struct batch *b, int i)
     if (b->vec) return b->vec[i];
     size_t off = (size_t)i * b->piece;
     size_t left = b->whole.len - off;
-    return (exsi_piece){.base = (char *)b->whole.base + off, .len = left < b->piece ? left : b->piece, .mr = b->whole.mr};
+    return (exsi_piece){
+        .base = (char *)b->whole.base + off, .len = left < b->piece ? left : b->piece, .mr = b->whole.mr};
 }
 
 /* One lock for all that is registered; a piece that needs a region of its own gets it under the lock,

@@ -92,6 +92,7 @@ int exsi_eq_free(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_fd(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_depth(exsi_ctx *ctx, uint64_t eq, uint32_t depth);
 int exsi_eq_count(exsi_ctx *ctx, uint64_t eq);
+int exsi_eq_in_flight(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_drain(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, uint32_t spin_us);
 int exsi_eq_poll(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max);
 int exsi_eq_kick(exsi_ctx *ctx, uint64_t eq);
@@ -138,6 +139,7 @@ int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, u
 int exsi_accept(exsi_ctx *ctx, uint64_t sock, uint64_t cookie, uint64_t eq, exsi_posted *out);
 #define EXSI_COPY_MAX 4096
 #define EXSI_FLAG_FRAGILE 0x100
+#define EXSI_FLAG_LOOK 0x200
 int exsi_send(exsi_ctx *ctx, uint64_t sock, const void *buf, size_t len, uint32_t flags, uint64_t mr,
               uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_recv(exsi_ctx *ctx, uint64_t sock, void *buf, size_t len, uint32_t flags, uint64_t mr, uint64_t cookie,

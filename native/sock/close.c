@@ -17,10 +17,14 @@ static void start_timer(struct exsi_socket *s, uint64_t after_ns)
     if (exsi_timer_running(&s->timer)) return;
     s->timer.fn = on_timer;
     /* Without the timer nothing bounds the peer: rather end the connection now. */
-    if (exsi_timer_start(&s->group->poller, &s->timer, after_ns) < 0) exsi_close_abort(s, ENOMEM, "no memory for a timer");
+    if (exsi_timer_start(&s->group->poller, &s->timer, after_ns) < 0)
+        exsi_close_abort(s, ENOMEM, "no memory for a timer");
 }
 
-static uint64_t timeout_ns(const struct exsi_socket *s) { return (uint64_t)s->opt.close_timeout_ms * 1000000u; }
+static uint64_t timeout_ns(const struct exsi_socket *s)
+{
+    return (uint64_t)s->opt.close_timeout_ms * 1000000u;
+}
 
 /* --- operations of a socket -------------------------------------------------------------------------- */
 
@@ -161,7 +165,7 @@ int exsi_close_shutdown(struct exsi_socket *s, int how, struct exsi_op *op)
 
 static void finish_shutdowns(struct exsi_socket *s, int error)
 {
-    exsi_list_for_safe(op, &s->shutdowns, struct exsi_op, node) exsi_op_finish(op, error, 0);
+    exsi_list_for_safe (op, &s->shutdowns, struct exsi_op, node) exsi_op_finish(op, error, 0);
 }
 
 /* --- close ------------------------------------------------------------------------------------------------- */
@@ -208,7 +212,7 @@ static void finish_close(struct exsi_socket *s, bool fin_sent)
     if (s->dead && !fin_sent && !s->aborted) error = s->attach.error;
     if (s->aborted && s->attach.error == ETIMEDOUT) error = ETIMEDOUT;
     s->state = EXSI_SOCK_CLOSED;
-    exsi_list_for_safe(op, &s->closes, struct exsi_op, node) exsi_op_finish(op, op->cancelling ? ECANCELED : error, 0);
+    exsi_list_for_safe (op, &s->closes, struct exsi_op, node) exsi_op_finish(op, op->cancelling ? ECANCELED : error, 0);
 }
 
 /* Closed: take the transport down once the peer has processed our end mark. */

@@ -14,7 +14,7 @@
 
 #include "wire/exs_reject.h"
 
-#define RECV_SLOTS 64
+#define RECV_SLOTS   64
 #define TRANSFER_MAX (1u << 28)
 
 static const struct exsi_device_ops *ops_of(const struct exsi_socket *s)
@@ -162,8 +162,7 @@ static void hand_out(struct exsi_socket *listener)
     struct exsi_op *op = exsi_list_first(&listener->accepts, struct exsi_op, node);
     while (op) {
         struct exsi_socket *child = NULL;
-        exsi_list_for(c, &listener->pending, struct exsi_socket, pending_node)
-        {
+        exsi_list_for (c, &listener->pending, struct exsi_socket, pending_node) {
             if (!c->established) continue;
             child = c;
             break;
@@ -196,8 +195,8 @@ static void orphan(struct exsi_socket *child)
 
 void exsi_conn_unlisten(struct exsi_socket *s, int error)
 {
-    exsi_list_for_safe(op, &s->accepts, struct exsi_op, node) exsi_op_finish(op, error, 0);
-    exsi_list_for_safe(child, &s->pending, struct exsi_socket, pending_node) orphan(child);
+    exsi_list_for_safe (op, &s->accepts, struct exsi_op, node) exsi_op_finish(op, error, 0);
+    exsi_list_for_safe (child, &s->pending, struct exsi_socket, pending_node) orphan(child);
     if (s->listener) ops_of(s)->cm_destroy(s->listener);
     s->listener = NULL;
 }

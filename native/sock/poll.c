@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 struct exsi_poll_entry {
-    struct exsi_list node;          /* socket->polls */
+    struct exsi_list node; /* socket->polls */
     struct exsi_poll_set *set;
     uint32_t flags;
 };

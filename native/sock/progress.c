@@ -8,8 +8,8 @@
 
 #include <sched.h>
 
-#define BATCH 32
-#define RUN_NS 250000u
+#define BATCH         32
+#define RUN_NS        250000u
 #define SETTLE_ROUNDS 64
 
 /* Completions first: what a connection event says comes after them (es-api 1.9). */

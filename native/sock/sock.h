@@ -123,7 +123,7 @@ int exsi_close_cancel_match(struct exsi_group *g, struct exsi_socket *s, bool ma
 struct exsi_xfer {
     bool receive;
     uint32_t flags;              /* enum exsi_op_flag */
-    bool fragile;
+    bool fragile, look;          /* memory that is not registered: api.h */
     int n;
     uint64_t len;
     bool copy;                   /* small and not registered: staged */

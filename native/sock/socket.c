@@ -14,7 +14,7 @@
 
 static bool has_lingering(struct exsi_group *g)
 {
-    exsi_list_for(s, &g->sockets, struct exsi_socket, group_node)
+    exsi_list_for (s, &g->sockets, struct exsi_socket, group_node)
         if (s->state == EXSI_SOCK_CLOSED && s->ep && !s->dead && !s->aborted) return true;
     return false;
 }
@@ -43,8 +43,7 @@ static void linger(struct exsi_group *g, uint64_t bound_ns)
 
 static void end_all(struct exsi_group *g)
 {
-    exsi_list_for_safe(s, &g->sockets, struct exsi_socket, group_node)
-    {
+    exsi_list_for_safe (s, &g->sockets, struct exsi_socket, group_node) {
         /* Children end with their listener. */
         if (!s->parent) exsi_close_start(s, true, NULL);
     }
@@ -56,9 +55,9 @@ static void end_all(struct exsi_group *g)
 void exsi_sock_group_end(struct exsi_group *g)
 {
     exsi_group_lock(g);
-    exsi_list_for_safe(s, &g->sockets, struct exsi_socket, group_node)
-    {
-        if (!s->parent && s->state != EXSI_SOCK_CLOSING && s->state != EXSI_SOCK_CLOSED) exsi_close_start(s, true, NULL);
+    exsi_list_for_safe (s, &g->sockets, struct exsi_socket, group_node) {
+        if (!s->parent && s->state != EXSI_SOCK_CLOSING && s->state != EXSI_SOCK_CLOSED)
+            exsi_close_start(s, true, NULL);
     }
     exsi_settle(g);
     if (has_lingering(g)) linger(g, LINGER_NS);
@@ -67,8 +66,7 @@ void exsi_sock_group_end(struct exsi_group *g)
         (void)exsi_progress(g, true);
     }
     /* A device that never says DISCONNECTED cannot keep us: its queue pairs are destroyed all the same. */
-    exsi_list_for_safe(s, &g->sockets, struct exsi_socket, group_node)
-    {
+    exsi_list_for_safe (s, &g->sockets, struct exsi_socket, group_node) {
         if (s->ep && !s->dead) exsi_ep_disconnected(s->ep, ECONNABORTED);
     }
     exsi_settle(g);
@@ -156,7 +154,7 @@ void exsi_sock_changed(struct exsi_attach *at, uint32_t what)
 
 static bool has_established(const struct exsi_socket *s)
 {
-    exsi_list_for(child, &s->pending, struct exsi_socket, pending_node)
+    exsi_list_for (child, &s->pending, struct exsi_socket, pending_node)
         if (child->established) return true;
     return false;
 }

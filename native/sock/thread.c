@@ -24,7 +24,10 @@ struct exsi_thread {
     atomic_bool stop;
 };
 
-static bool stopping(struct exsi_thread *t) { return atomic_load_explicit(&t->stop, memory_order_acquire); }
+static bool stopping(struct exsi_thread *t)
+{
+    return atomic_load_explicit(&t->stop, memory_order_acquire);
+}
 
 /* Progress until nothing has happened for SPIN_NS. */
 static void run(struct exsi_thread *t)

@@ -22,7 +22,8 @@ static int make_region(struct exsi_socket *s, const struct exsi_xfer *x, struct 
     struct exsi_ctx *ctx = s->group->ctx;
     uint64_t handle;
     uint32_t access = x->receive ? EXSI_MR_WRITE : EXSI_MR_READ;
-    uint32_t flags = access | EXSI_MR_TEMPORARY | (x->fragile ? EXSI_MR_FRAGILE : EXSI_MR_SAFE);
+    uint32_t flags = access | EXSI_MR_TEMPORARY;
+    if (!x->look) flags |= x->fragile ? EXSI_MR_FRAGILE : EXSI_MR_SAFE;
     EXSI_TRY(exsi_mr_open(ctx, v->base, v->len, flags, &handle));
     int rc = exsi_mr_get(ctx, handle, v->base, v->len, access, out);
     int closed = exsi_mr_close_later(ctx, handle); /* ends with its one use */
@@ -61,8 +62,11 @@ int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint3
                       struct exsi_xfer *x)
 {
     uint32_t known = receive ? EXSI_OPF_WAITALL | EXSI_OPF_DONTWAIT : EXSI_OPF_SHUT_WR | EXSI_OPF_STRICT_SIZE;
-    *x = (struct exsi_xfer){.receive = receive, .fragile = !!(flags & EXSI_FLAG_FRAGILE), .iov = x->small};
-    x->flags = flags & ~(uint32_t)EXSI_FLAG_FRAGILE;
+    *x = (struct exsi_xfer){.receive = receive, .iov = x->small};
+    x->look = flags & EXSI_FLAG_LOOK;
+    /* A copy through the kernel costs less than finding out. */
+    x->fragile = x->look || (flags & EXSI_FLAG_FRAGILE);
+    x->flags = flags & ~(uint32_t)(EXSI_FLAG_FRAGILE | EXSI_FLAG_LOOK);
     if ((x->flags & ~known) || n < 1 || n > IOV_MAX) return -EINVAL;
     if (!receive && s->opt.strict_size) x->flags |= EXSI_OPF_STRICT_SIZE;
     x->bounce = receive && n > 1 && s->type == SOCK_SEQPACKET;
@@ -127,7 +131,8 @@ static int stage_receive(struct exsi_socket *s, struct exsi_xfer *x, struct exsi
 static int give_pieces(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_op *op)
 {
     for (int i = 0; i < x->n; i++)
-        if (x->iov[i].mr && !x->iov[i].dmr) EXSI_TRY(exsi_mr_on(s->group->ctx, x->iov[i].mr, s->ep->dev, &x->iov[i].dmr));
+        if (x->iov[i].mr && !x->iov[i].dmr)
+            EXSI_TRY(exsi_mr_on(s->group->ctx, x->iov[i].mr, s->ep->dev, &x->iov[i].dmr));
     EXSI_TRY(exsi_op_pieces(op, (uint32_t)x->n));
     memcpy(op->iov, x->iov, (size_t)x->n * sizeof *op->iov);
     op->len = x->len;

@@ -34,7 +34,8 @@ static void test_transfers(const struct mode *m)
     pair_open(&p, m);
     exsi_socket_info info;
     must(exsi_socket_query(p.client.ctx, p.client.sock, &info) == 0);
-    ok(info.state == EXSI_SOCK_CONNECTED && info.device[0], "%s: connected by %s, path %s", m->name, info.device, info.path);
+    ok(info.state == EXSI_SOCK_CONNECTED && info.device[0], "%s: connected by %s, path %s", m->name, info.device,
+       info.path);
 
     uint8_t *src = malloc(MIB), *dst = malloc(MIB);
     must(src && dst);
@@ -44,13 +45,14 @@ static void test_transfers(const struct mode *m)
     for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         fill(src, sizes[i], i);
         memset(dst, 0, MIB);
-        exsi_event r = move(&p, &p.client, &p.server, src, cs, sizes[i], dst, sd, MIB, sizes[i] == MIB ? EXSI_OPF_WAITALL : 0);
-        ok(r.error == 0 && r.value == sizes[i] && memcmp(src, dst, sizes[i]) == 0, "%s: %zu bytes to the server: %d %llu",
-           m->name, sizes[i], r.error, (unsigned long long)r.value);
+        exsi_event r =
+            move(&p, &p.client, &p.server, src, cs, sizes[i], dst, sd, MIB, sizes[i] == MIB ? EXSI_OPF_WAITALL : 0);
+        ok(r.error == 0 && r.value == sizes[i] && memcmp(src, dst, sizes[i]) == 0,
+           "%s: %zu bytes to the server: %d %llu", m->name, sizes[i], r.error, (unsigned long long)r.value);
         memset(dst, 0, MIB);
         r = move(&p, &p.server, &p.client, src, ss, sizes[i], dst, cd, MIB, 0);
-        ok(r.error == 0 && r.value == sizes[i] && memcmp(src, dst, sizes[i]) == 0, "%s: %zu bytes to the client: %d %llu",
-           m->name, sizes[i], r.error, (unsigned long long)r.value);
+        ok(r.error == 0 && r.value == sizes[i] && memcmp(src, dst, sizes[i]) == 0,
+           "%s: %zu bytes to the client: %d %llu", m->name, sizes[i], r.error, (unsigned long long)r.value);
     }
     /* Small direct transfers on the shared-memory rings are copied by the device; large ones never. */
     uint64_t before = pair_stat(&p.server, "bytes_copied"), direct = pair_stat(&p.server, "bytes_direct");
@@ -77,9 +79,11 @@ static void test_sender_first(const struct mode *m)
     must(exsi_send(p.client.ctx, p.client.sock, src + 3 * MIB / 4, 100, 0, 0, 3, p.client.eq, NULL) == 0);
     pair_run(&p, 5);
     must(exsi_recv(p.server.ctx, p.server.sock, dst, 3 * MIB / 4, EXSI_OPF_WAITALL, 0, 1, p.server.eq, NULL) == 0);
-    must(exsi_recv(p.server.ctx, p.server.sock, dst + 3 * MIB / 4, 100, EXSI_OPF_WAITALL, 0, 4, p.server.eq, NULL) == 0);
+    must(exsi_recv(p.server.ctx, p.server.sock, dst + 3 * MIB / 4, 100, EXSI_OPF_WAITALL, 0, 4, p.server.eq, NULL) ==
+         0);
     exsi_event a = pair_wait(&p, &p.server, 1), b = pair_wait(&p, &p.server, 4);
-    ok(a.error == 0 && a.value == 3 * MIB / 4 && b.error == 0 && b.value == 100 && memcmp(src, dst, 3 * MIB / 4 + 100) == 0,
+    ok(a.error == 0 && a.value == 3 * MIB / 4 && b.error == 0 && b.value == 100 &&
+           memcmp(src, dst, 3 * MIB / 4 + 100) == 0,
        "%s: sender first, unregistered memory", m->name);
     ok(pair_wait(&p, &p.client, 2).error == 0 && pair_wait(&p, &p.client, 3).error == 0, "%s: both sends end", m->name);
     pair_close(&p);
@@ -103,8 +107,10 @@ static void test_both_ways(const struct mode *m)
         must(exsi_send(p.server.ctx, p.server.sock, ss + i * LEN, LEN, 0, sm, 100 + i, p.server.eq, NULL) == 0);
     }
     for (unsigned i = 0; i < N; i++) {
-        must(exsi_recv(p.client.ctx, p.client.sock, cr + i * LEN, LEN, EXSI_OPF_WAITALL, cm, 200 + i, p.client.eq, NULL) == 0);
-        must(exsi_recv(p.server.ctx, p.server.sock, sr + i * LEN, LEN, EXSI_OPF_WAITALL, sm, 200 + i, p.server.eq, NULL) == 0);
+        must(exsi_recv(p.client.ctx, p.client.sock, cr + i * LEN, LEN, EXSI_OPF_WAITALL, cm, 200 + i, p.client.eq,
+                       NULL) == 0);
+        must(exsi_recv(p.server.ctx, p.server.sock, sr + i * LEN, LEN, EXSI_OPF_WAITALL, sm, 200 + i, p.server.eq,
+                       NULL) == 0);
     }
     int bad = 0;
     for (unsigned i = 0; i < N; i++) {
@@ -136,7 +142,8 @@ static void test_messages(const struct mode *m)
         must(exsi_recv(p.server.ctx, p.server.sock, in, 4, 0, 0, 3, p.server.eq, NULL) == 0);
         must(exsi_send(p.client.ctx, p.client.sock, b, 10, 0, 0, 4, p.client.eq, NULL) == 0);
         ev = pair_wait(&p, &p.server, 3);
-        ok(ev.value == 4 && (ev.flags & EXSI_EV_TRUNCATED) && ev.extra == 10, "%s: a long message is cut, and told so", m->name);
+        ok(ev.value == 4 && (ev.flags & EXSI_EV_TRUNCATED) && ev.extra == 10, "%s: a long message is cut, and told so",
+           m->name);
         must(exsi_recv(p.server.ctx, p.server.sock, in, 4, 0, 0, 3, p.server.eq, NULL) == 0);
         must(exsi_send(p.client.ctx, p.client.sock, NULL, 0, 0, 0, 5, p.client.eq, NULL) == 0);
         ev = pair_wait(&p, &p.server, 3);
@@ -158,7 +165,8 @@ static void test_ends(const struct mode *m)
     rc = exsi_shutdown(p.client.ctx, p.client.sock, SHUT_WR, 3, p.client.eq, &out);
     ok(pair_result(&p, &p.client, rc, &out, 3).error == 0, "%s: shutdown", m->name);
     exsi_event ev = pair_wait(&p, &p.server, 1);
-    ok(ev.error == 0 && ev.value == 10 && memcmp(in, "last words", 10) == 0, "%s: what was sent before arrives", m->name);
+    ok(ev.error == 0 && ev.value == 10 && memcmp(in, "last words", 10) == 0, "%s: what was sent before arrives",
+       m->name);
     rc = exsi_recv(p.server.ctx, p.server.sock, in, 64, 0, 0, 4, p.server.eq, &out);
     ev = pair_result(&p, &p.server, rc, &out, 4);
     ok(ev.error == 0 && ev.value == 0 && (ev.flags & EXSI_EV_EOF), "%s: then end of stream", m->name);
@@ -172,7 +180,8 @@ static void test_ends(const struct mode *m)
 
     rc = exsi_socket_close(p.server.ctx, p.server.sock, 0, 8, p.server.eq, &out);
     ok(pair_result(&p, &p.server, rc, &out, 8).error == 0, "%s: close in order", m->name);
-    ok(exsi_send(p.server.ctx, p.server.sock, "x", 1, 0, 0, 9, p.server.eq, NULL) == -EBADF, "%s: the handle is dead", m->name);
+    ok(exsi_send(p.server.ctx, p.server.sock, "x", 1, 0, 0, 9, p.server.eq, NULL) == -EBADF, "%s: the handle is dead",
+       m->name);
     rc = exsi_recv(p.client.ctx, p.client.sock, in, 64, 0, 0, 10, p.client.eq, &out);
     ev = pair_result(&p, &p.client, rc, &out, 10);
     ok(ev.error == 0 && ev.value == 0, "%s: the peer reads the end: %d", m->name, ev.error);
@@ -200,9 +209,10 @@ static void test_close_with_data(const struct mode *m)
         ev = pair_result(&p, &p.server, rc, &out, 3);
         got += ev.value;
     } while (ev.error == 0 && ev.value > 0 && got < N);
-    ok(ev.error == 0 && got == N && memcmp(src, dst, N) == 0, "%s: what was sent before close arrives whole: %d, %llu", m->name,
-       ev.error, (unsigned long long)got);
-    ok(pair_wait(&p, &p.client, 1).error == 0 && pair_wait(&p, &p.client, 2).error == 0, "%s: send and close end well", m->name);
+    ok(ev.error == 0 && got == N && memcmp(src, dst, N) == 0, "%s: what was sent before close arrives whole: %d, %llu",
+       m->name, ev.error, (unsigned long long)got);
+    ok(pair_wait(&p, &p.client, 1).error == 0 && pair_wait(&p, &p.client, 2).error == 0, "%s: send and close end well",
+       m->name);
     rc = exsi_recv(p.server.ctx, p.server.sock, dst, N, 0, 0, 4, p.server.eq, &out);
     ev = pair_result(&p, &p.server, rc, &out, 4);
     ok(ev.error == 0 && ev.value == 0, "%s: and then the end", m->name);
@@ -248,12 +258,14 @@ static void test_cancel(const struct mode *m)
     ok(pair_wait(&p, &p.server, 2).value == 5, "%s: the connection goes on", m->name);
 
     must(exsi_accept(p.server.ctx, p.listener, 4, p.server.eq, &out) == 0);
-    ok(exsi_cancel(p.server.ctx, p.listener, out.op, &out2) == 1 && out2.event.error == ECANCELED && out2.event.cookie == 4,
+    ok(exsi_cancel(p.server.ctx, p.listener, out.op, &out2) == 1 && out2.event.error == ECANCELED &&
+           out2.event.cookie == 4,
        "%s: an accept is cancelled at once", m->name);
     must(exsi_accept(p.server.ctx, p.listener, 5, p.server.eq, NULL) == 0);
     must(exsi_poll(p.server.ctx, p.server.sock, EXSI_OPF_POLL_IN, 5, p.server.eq, NULL) == 0);
     ok(exsi_cancel_match(p.server.ctx, 0, 1, 5) == 2, "%s: cancel by cookie finds both", m->name);
-    ok(pair_wait(&p, &p.server, 5).error == ECANCELED && pair_wait(&p, &p.server, 5).error == ECANCELED, "%s: and ends both", m->name);
+    ok(pair_wait(&p, &p.server, 5).error == ECANCELED && pair_wait(&p, &p.server, 5).error == ECANCELED,
+       "%s: and ends both", m->name);
     pair_close(&p);
 }
 
@@ -291,13 +303,14 @@ static void test_refusals(const struct mode *m)
     exsi_socket_info info;
     pair_listen(&p, m);
     uint64_t sock;
-    must(exsi_socket_new(p.client.ctx, p.client.group, AF_INET, m->type == SOCK_STREAM ? SOCK_SEQPACKET : SOCK_STREAM, &p.opt,
-                         &sock) == 0);
+    must(exsi_socket_new(p.client.ctx, p.client.group, AF_INET, m->type == SOCK_STREAM ? SOCK_SEQPACKET : SOCK_STREAM,
+                         &p.opt, &sock) == 0);
     ok(exsi_send(p.client.ctx, sock, "x", 1, 0, 0, 1, p.client.eq, NULL) == -ENOTCONN, "%s: not connected", m->name);
     must(exsi_connect(p.client.ctx, sock, &p.addr, sizeof p.addr, 1, p.client.eq, NULL) == 0);
     exsi_event ev = pair_wait(&p, &p.client, 1);
     must(exsi_socket_query(p.client.ctx, sock, &info) == 0);
-    ok(ev.error == EPROTO && strstr(info.reason, "type"), "%s: another type is EPROTO (%d: %s)", m->name, ev.error, info.reason);
+    ok(ev.error == EPROTO && strstr(info.reason, "type"), "%s: another type is EPROTO (%d: %s)", m->name, ev.error,
+       info.reason);
 
     must(exsi_socket_close(p.server.ctx, p.listener, 0, 0, 0, NULL) >= 0);
     pair_run(&p, 2);
@@ -360,8 +373,8 @@ static void test_batches(const struct mode *m)
     uint64_t cm = region(&p.client, src, N * LEN), sm = region(&p.server, dst, N * LEN);
     exsi_piece in[N];
     for (unsigned i = 0; i < N; i++) in[i] = (exsi_piece){dst + i * LEN, LEN, sm};
-    ok(exsi_recv_many(p.server.ctx, p.server.sock, in, N, EXSI_OPF_WAITALL, 500, p.server.eq, &out) == N, "%s: %d receives in one call",
-       m->name, N);
+    ok(exsi_recv_many(p.server.ctx, p.server.sock, in, N, EXSI_OPF_WAITALL, 500, p.server.eq, &out) == N,
+       "%s: %d receives in one call", m->name, N);
     ok(exsi_send_split(p.client.ctx, p.client.sock, src, N * LEN, LEN, 0, cm, 600, p.client.eq, &out) == N,
        "%s: %d sends in one call", m->name, N);
     int bad = 0;
