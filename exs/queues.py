@@ -20,6 +20,7 @@ import trio
 
 from exs import _native
 from exs._pump import Inbox, Pump, cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, protected
+from exs.errors import Error
 from exs.memory import BufferPool, RegionView, Split
 
 if TYPE_CHECKING:
@@ -118,8 +119,11 @@ class _Queue:
         return first
 
     def _cancel(self, cookies: Iterable[int]) -> None:
-        for cookie in cookies:
-            self._pump.context.cancel_match(self._direction.handle, cookie)
+        try:
+            for cookie in cookies:
+                self._pump.context.cancel_match(self._direction.handle, cookie)
+        except Error:
+            pass  # the socket is closed: every operation has ended, the events are on their way
 
 
 class SendQueue(_Queue):
@@ -430,12 +434,12 @@ class ReceiveQueue(_Queue):
 
         *Cancellation:* nothing was taken.
         """
-        first = await self.pool.acquire()
-        views = [first]
+        await checkpoint_if_cancelled()
+        self._open()
         try:
-            self._open()
+            views = [await self.pool.acquire()]
         except BaseException:
-            self.pool.give(first)
+            self._close()
             raise
         try:
             while len(views) < self.depth and self.pool.available:
