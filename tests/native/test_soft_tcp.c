@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Path tcp through the device table: data both ways at every boundary, violations, the end. */
+#include <fcntl.h>
+
 #include "soft_pair.h"
 
 static const struct exsi_cm_options tcp_only = {
@@ -419,6 +421,8 @@ static void test_reject(struct pair *p)
 
 /* --- under cruel schedules ------------------------------------------------------------------------- */
 
+static struct pair pair;
+
 static void test_cruel(struct pair *p, uint32_t out_cap, uint32_t in_cap, bool crc)
 {
     struct exsi_cm_options opt = tcp_only;
@@ -454,7 +458,37 @@ static void test_cruel(struct pair *p, uint32_t out_cap, uint32_t in_cap, bool c
     mem_free(p, &msg);
 }
 
-static struct pair pair;
+static int count_fds(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++) n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* A part that is closed while everything lives frees everything: the sanitizers look. */
+static void test_close_alive(void)
+{
+    struct pair *p = &pair;
+    pair_open(p);
+    pair_listen(p, "127.0.0.1", &tcp_only);
+    pair_connect(p, &tcp_only, 16);
+    struct mem out = mem_new(p, 1 << 22, 0);
+    struct exsi_send_wr wr = wr_write(&out, 0, 1 << 22, NULL, 1, 1);
+    must(post(&p->a, &wr, 1) == 0);
+    struct exsi_cm_id *other;
+    must(ops->cm_resolve(p->a.part, NULL, &p->b.addr, &tcp_only, NULL, &other) == 0);
+    int fd = dial_plain(&p->b.addr);
+    for (int i = 0; i < 3; i++) side_run(&p->b);
+    ops->part_close(p->a.part);
+    ops->part_close(p->b.part);
+    exsi_poller_fini(&p->a.poller);
+    exsi_poller_fini(&p->b.poller);
+    close(fd);
+    mem_free(p, &out);
+    ops->close(p->dev);
+    exsi_log_fini(&p->log);
+    ok(true, "closed while everything was alive");
+}
 
 int main(void)
 {
@@ -483,5 +517,8 @@ int main(void)
     test_cruel(p, 7, 5, false);
     test_cruel(p, 13, 17, true);
     pair_close(p);
+    int before = count_fds();
+    test_close_alive();
+    ok(count_fds() == before, "no descriptor is left");
     return tap_done();
 }

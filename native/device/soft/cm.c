@@ -189,6 +189,7 @@ void soft_id_agreed(struct soft_id *id, struct soft_path *path)
 static void lost(struct soft_id *id)
 {
     struct soft_qp *qp = id->qp;
+    int error = soft_sock_error(id->fd); /* ETIMEDOUT: keep-alive found nobody */
     exsi_poller_del(id->part->poller, &id->watch);
     id->lost = true;
     if (id->state != SOFT_ID_UP || !qp || !qp->path) return;
@@ -197,7 +198,7 @@ static void lost(struct soft_id *id)
     soft_qp_settle(id->part);
     if (qp->state == SOFT_QP_DOWN) return;
     qp->path->ops->abort(qp->path);
-    soft_qp_down(qp, ECONNRESET);
+    soft_qp_down(qp, error ? error : ECONNRESET);
 }
 
 int soft_cm_poll(struct exsi_part *epart, struct exsi_cm_event *ev)

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+/* Headers are laid out as structs of bytes and copied in and out, so nothing here depends on alignment.
+ * Invariant: what iwarp_decode accepts has a payload length that fits its length field, and an offset that
+ * does not wrap; it says nothing about keys or queues' state. */
 #include "device/soft/iwarp.h"
 
 enum { DDP_TAGGED = 0x80, DDP_LAST = 0x40, DDP_VERSION_MASK = 0x03, DDP_VERSION = 1 };

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+/* Invariant: no decoder looks beyond the length it was given, and what it accepts has been checked
+ * against every limit of mpa.h. */
 #include "device/soft/mpa.h"
 
 #include <stdio.h>

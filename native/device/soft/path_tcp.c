@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+/* Path tcp: its life, and the sending half.
+ * Invariants: a frame names user memory only while its message is in the send queue and not done; bytes
+ * leave in the order of the queue; after the descriptor was given up nothing of the queue is touched. */
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
