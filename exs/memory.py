@@ -25,7 +25,7 @@ from exs import _native
 from exs.errors import BusyError, Error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -211,10 +211,10 @@ class MemoryRegion(_Sliceable):
     *Source:* ES-API, ``exs_mregister``.
     """
 
-    __slots__ = ("__weakref__", "_ctx", "_is_open", "_memory", "_read_only", "access", "address")
+    __slots__ = ("__weakref__", "_address", "_ctx", "_is_open", "_memory", "_read_only", "access")
 
-    address: int
     access: Access
+    """What it may be used for."""
 
     def __init__(self, buffer: Buffer, access: Access = _BOTH) -> None:
         if isinstance(buffer, _native.Span):
@@ -255,7 +255,7 @@ class MemoryRegion(_Sliceable):
         self.length = span.length
         self.handle = handle
         self.flags = 0
-        self.address = span.address
+        self._address = span.address
         self.access = access
         self._ctx = ctx
         self._memory: _native.CData | None = span.pointer  # holds the export, or the mapping
@@ -271,6 +271,11 @@ class MemoryRegion(_Sliceable):
         if memory is None or not self._is_open:
             raise Error(errno.EBADF, "the memory region is closed")
         return _native.view(memory, self.length, self._read_only)
+
+    @property
+    def address(self) -> int:
+        """The first byte's address as a number."""
+        return self._address
 
     @property
     def in_use(self) -> int:
@@ -505,7 +510,7 @@ class BufferPool:
         self._put(index)
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[RegionView]:
+    async def take(self) -> AsyncGenerator[RegionView, None]:
         """A slab for the length of a block; waits until one is free.
 
         Raises:
