@@ -82,7 +82,10 @@ def version() -> str:
     """The version of the installed package."""
     from importlib import metadata
 
-    return metadata.version("exs")
+    try:
+        return metadata.version("exs")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = getattr(importlib.import_module(f"exs.cli.{args.module}"), args.function)
         return int(run(args))
     except KeyboardInterrupt:
+        return 130
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
         return 130
     except ValueError as error:
         print(f"exs: {error}", file=sys.stderr)

@@ -19,11 +19,11 @@ import trio
 import exs
 from exs.cli.common import Address, endpoint_text, options_of
 from exs.cli.transfer import client, server
-from exs.cli.transfer.link import HOLD_US, ExsLink, open_link
+from exs.cli.transfer.link import HOLD_US, LINK_ERRORS, ExsLink, lost, open_link
 from exs.cli.transfer.paths import Root, printable
 from exs.cli.transfer.progress import make_progress
 from exs.cli.transfer.session import first_error
-from exs.cli.transfer.summary import EXIT_CONNECTION, EXIT_OK, EXIT_SOME_FAILED, Summary
+from exs.cli.transfer.summary import EXIT_CONNECTION, EXIT_OK, EXIT_SOME_FAILED, Summary, error_record
 
 if TYPE_CHECKING:
     import argparse
@@ -104,6 +104,9 @@ def _report_json(event: dict[str, object]) -> None:
 
 
 def _report_text(event: dict[str, object]) -> None:
+    if event["event"] == "refused":
+        error = event["error"]
+        print(f"{event['peer']}: refused: {error['reason'] if isinstance(error, dict) else ''}", file=sys.stderr)
     if event["event"] != "connection":
         return
     failed = event["failed"]
@@ -134,13 +137,16 @@ async def _serve(args: argparse.Namespace, root: Root) -> None:
     served = server.Server(root, read_only=args.read_only, report=report)
 
     async def handle(stream: exs.SocketStream) -> None:
-        peer = endpoint_text(stream.socket.getpeername())
+        peer, reported = "", False
         try:
+            peer = endpoint_text(stream.socket.getpeername())
             async with open_link(stream) as link:
+                reported = True
                 await served.handle(link, peer)
-        except (OSError, trio.BrokenResourceError) as error:
-            # Closing a connection that the peer has lost; what happened on it was reported.
-            report({"event": "closed", "peer": peer, "reason": str(error)})
+        except LINK_ERRORS as error:
+            # Behind the report this is only the closing of a connection that the peer has lost.
+            if not reported:
+                report({"event": "refused", "peer": peer, "error": error_record(lost(error))})
 
     options = transfer_options(options_of(args))
     listeners = await exs.open_listeners(args.port, host=args.host, options=options)

@@ -53,6 +53,7 @@ class _Item(Protocol):
     id: int
     size: int
     attempts: int
+    error: TransferError | None
 
     @property
     def path(self) -> bytes: ...
@@ -75,6 +76,7 @@ class Wanted:
     id: int = 0
     size: int = 0
     attempts: int = 0
+    error: TransferError | None = None
 
 
 def group_items(items: Iterable[T]) -> deque[list[T]]:
@@ -123,7 +125,7 @@ class _Job(Generic[T]):
                 self._failed(item, self._refused)
 
     def _failed(self, item: T, error: TransferError) -> None:
-        self._summary.failed.append((item.path, error))
+        self._summary.failed.append((item.path, error.bare()))
 
     def _succeeded(self, item: T) -> None:
         self._summary.nbytes += item.size
@@ -152,7 +154,9 @@ class _Job(Generic[T]):
     def _retry(self, under_way: dict[int, T], error: TransferError) -> None:
         for item in under_way.values():
             item.attempts += 1
-            if item.attempts < ATTEMPTS:
+            if item.error is not None:
+                self._failed(item, item.error)
+            elif item.attempts < ATTEMPTS:
                 self._groups.append([item])
             else:
                 self._failed(item, error)

@@ -151,6 +151,9 @@ def lost(error: BaseException) -> TransferError:
     """A lost connection in the words of a transfer."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):  # one for each address that was tried
+            cause = cause.exceptions[0]
+            continue
         if isinstance(cause, TransferError):
             return cause
         if isinstance(cause, OSError) and cause.errno:

@@ -55,6 +55,10 @@ class TransferError(Exception):
     def __str__(self) -> str:
         return self.reason
 
+    def bare(self) -> TransferError:
+        """The same without a traceback, whose frames would keep files and mappings open: for keeping."""
+        return TransferError(self.errno, self.reason)
+
     @classmethod
     def of(cls, error: OSError) -> TransferError:
         """The same error, without the local path that ``OSError`` would show to the peer."""

@@ -49,6 +49,7 @@ class Outgoing:
         path: The name that the peer is told.
         size: As listed; the true one is that of the opened file.
         attempts: How many connections were lost while it was under way.
+        error: Why it must not be tried again.
     """
 
     root: Root
@@ -59,6 +60,7 @@ class Outgoing:
     size: int = 0
     mode: int = 0o755
     attempts: int = 0
+    error: TransferError | None = None
 
 
 @dataclass(slots=True)
@@ -232,6 +234,11 @@ class Sender:
             return error
         except BaseException:
             stop.set()
+            # A file that was cut takes the connection with it: the device cannot read what is not there.
+            try:
+                file.check_unchanged()
+            except TransferError as error:
+                item.error = error.bare()
             raise
         return None
 
