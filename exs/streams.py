@@ -79,11 +79,11 @@ class SocketStream(HalfCloseableStream):
 
     @protected
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until one byte could be sent without waiting.
+        """Wait until one byte could be sent without waiting, or sending would fail at once.
 
         Raises:
             trio.BusyResourceError: Another task is sending.
-            trio.BrokenResourceError: The connection is over.
+            trio.BrokenResourceError: The connection ended while this waited.
             trio.ClosedResourceError: The stream is closed.
 
         *Cancellation:* no effect.

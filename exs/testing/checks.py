@@ -152,7 +152,14 @@ def _raises(kind: type[BaseException]) -> Iterator[None]:
 
 async def _check_whole(a: MessageChannel, b: MessageChannel) -> None:
     """Messages arrive whole, in order, each for itself, the empty ones too; every call is a checkpoint."""
-    messages: list[bytes | bytearray | memoryview] = [b"one", b"", b"x" * 5000, bytearray(b"two"), memoryview(b"three"), b""]
+    messages: list[bytes | bytearray | memoryview] = [
+        b"one",
+        b"",
+        b"x" * 5000,
+        bytearray(b"two"),
+        memoryview(b"three"),
+        b"",
+    ]
 
     async def send() -> None:
         for message in messages:

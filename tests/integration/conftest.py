@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
+from socket import SOCK_SEQPACKET, SOCK_STREAM
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from victim import Victim
 
 import exs
+from exs import _config
 from exs.testing import Leaks, clogged_stream_pair, message_pair, stream_pair
 
 if TYPE_CHECKING:
@@ -97,3 +101,55 @@ def _no_descriptor_left(_warm: None) -> Iterator[None]:
     after = Leaks.now()
     assert len(after.descriptors) <= len(before.descriptors), sorted(after.descriptors - before.descriptors)
     assert after.mappings <= before.mappings, "shared mappings are left"
+
+
+# --- programs that are attacked (victim.py) -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _warm_esapi() -> Iterator[None]:
+    """What ES-API makes once in a process and keeps is there before anybody counts."""
+    v = Victim()
+    v.healthy()
+    v.abandon()
+    gc.collect()
+    gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest
+    yield
+    gc.unfreeze()
+
+
+def _attacked(kind: int, session: pytest.Session) -> Iterator[Victim]:
+    v = Victim(kind)
+    failed = session.testsfailed
+    yield v
+    if session.testsfailed > failed:
+        v.abandon()
+        return
+    v.healthy()
+    v.finish()
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest, _warm_esapi: None) -> Iterator[Victim]:
+    """A program with STREAM sockets; it must be healthy afterwards, and leave nothing."""
+    yield from _attacked(SOCK_STREAM, request.session)
+
+
+@pytest.fixture
+def messages(request: pytest.FixtureRequest, _warm_esapi: None) -> Iterator[Victim]:
+    """The same with SEQPACKET sockets."""
+    yield from _attacked(SOCK_SEQPACKET, request.session)
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Options of what ES-API makes from now on: it takes them from the environment."""
+
+    def set_(**settings: str) -> None:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"EXS_{name.upper()}", value)
+        _config.environment.cache_clear()
+
+    yield set_
+    monkeypatch.undo()
+    _config.environment.cache_clear()

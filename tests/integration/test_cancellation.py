@@ -185,7 +185,7 @@ async def test_a_receive_that_was_used_meanwhile_ends_normally_or_loses_nothing(
 
                     async def receive() -> None:
                         count = await b.socket.recv_into(room)
-                        seen.extend(room[:count])  # noqa: B023  it runs within this turn
+                        seen.extend(room[:count])
 
                     nursery.start_soon(receive)
                     if i % 3:

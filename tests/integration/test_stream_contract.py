@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exs.testing import check_message_channel, clogged_stream_pair, message_pair, no_leaks, stream_pair
+from exs.testing import check_message_channel, clogged_stream_pair, message_pair, stream_pair
 
 if TYPE_CHECKING:
     import exs
