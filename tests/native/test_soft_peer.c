@@ -3,8 +3,12 @@
  * breaks the rules, one that goes away at every moment; and against its own process running out of
  * descriptors or losing the file behind its memory. */
 #include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "base/crc32c.h"
 #include "device/soft/iwarp.h"
@@ -12,6 +16,8 @@
 
 static const struct exsi_cm_options tcp_only = {
     .path = EXSI_PATH_TCP, .connect_timeout_ms = 3000, .close_timeout_ms = 2000};
+
+static struct pair pair;
 
 /* --- a peer by hand -------------------------------------------------------------------------------- */
 
@@ -351,11 +357,79 @@ static void test_faults(struct pair *p)
     mem_free(p, &in);
 }
 
-static struct pair pair;
+/* --- is the peer's host still there? --------------------------------------------------------------- */
+
+static const struct exsi_cm_options watchful = {
+    .path = EXSI_PATH_TCP, .connect_timeout_ms = 3000, .close_timeout_ms = 2000, .keepalive_ms = 1000};
+
+/* A program that does not read for long, on a host that answers. */
+static void test_busy_peer(struct pair *p)
+{
+    enum { LEN = 64 << 20 };
+    struct mem out = mem_new(p, LEN, 0), in = mem_new(p, LEN, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    uint32_t rkey;
+    pair_connect(p, &watchful, 8);
+    must(ops->key_bind(p->b.qp, in.mr, in.at, LEN, &rkey) == 0);
+    struct exsi_send_wr wr = wr_write(&out, 0, LEN, in.at, rkey, 1);
+    must(post(&p->a, &wr, 1) == 0);
+    uint64_t until = exsi_now_ns() + 3000000000u;
+    while (exsi_now_ns() < until && !p->a.down) {
+        side_run(&p->a);
+        poll(NULL, 0, 10);
+    }
+    ok(!p->a.down && p->a.n_send == 0, "a peer that computes for three times the keep-alive is not declared dead");
+    ok(pair_until(p, p->a.n_send == 1), "and takes everything afterwards");
+    side_end(&p->a);
+    side_end(&p->b);
+    mem_free(p, &out);
+    mem_free(p, &in);
+}
+
+static bool loopback(short flags)
+{
+    struct ifreq req = {.ifr_name = "lo", .ifr_flags = flags};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool done = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &req) == 0;
+    if (fd >= 0) close(fd);
+    return done;
+}
+
+/* In a network of its own whose only link goes down: what a dead host looks like.  0, or what failed. */
+static int dead_host(struct pair *p)
+{
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0 || !loopback(IFF_UP)) return 77;
+    pair_open(p);
+    pair_listen(p, "127.0.0.1", &watchful);
+    struct mem out = mem_new(p, 4096, 0), in = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    uint32_t rkey;
+    pair_connect(p, &watchful, 8);
+    must(ops->key_bind(p->b.qp, in.mr, in.at, 4096, &rkey) == 0);
+    if (!loopback(0)) return 77;
+    struct exsi_send_wr wr = wr_write(&out, 0, 4096, in.at, rkey, 1);
+    must(post(&p->a, &wr, 1) == 0);
+    if (!pair_until(p, p->a.down && p->b.down)) return 1;
+    if (p->a.error != ETIMEDOUT) return 2;
+    return p->b.error == ETIMEDOUT ? 0 : 3;
+}
+
+static void test_dead_host(void)
+{
+    int status = 0;
+    fflush(stdout);
+    pid_t child = fork();
+    must(child >= 0);
+    if (child == 0) _exit(dead_host(&pair));
+    must(waitpid(child, &status, 0) == child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        ok(true, "a dead host is noticed # SKIP no network namespaces here");
+    else
+        ok(status == 0, "a dead host is ETIMEDOUT for who sends and for who waits (%d)", status);
+}
 
 int main(void)
 {
     struct pair *p = &pair;
+    test_dead_host();
     pair_open(p);
     pair_listen(p, "127.0.0.1", &tcp_only);
     test_foreign(p, 0x10, 2);
@@ -373,6 +447,7 @@ int main(void)
     test_truncated(p, false, false);
     test_truncated(p, false, true);
     test_faults(p);
+    test_busy_peer(p);
     pair_close(p);
     return tap_done();
 }

@@ -161,7 +161,8 @@ void soft_id_agreed(struct soft_id *id, struct soft_path *path)
                                       .crc = id->crc,
                                       .peer_soft = id->peer_soft,
                                       .responder = !id->active,
-                                      .linger_ms = id->opt.close_timeout_ms};
+                                      .linger_ms = id->opt.close_timeout_ms,
+                                      .keepalive_ms = id->opt.keepalive_ms};
         int rc = soft_tcp_new(id->part, &cfg, &path);
         if (rc < 0) {
             soft_id_fail(id, -rc, "no memory for the connection");

@@ -43,8 +43,9 @@ int soft_sock_connect(const union exsi_addr *source, const union exsi_addr *peer
     return rc;
 }
 
-/* Keep-alive asks the peer's kernel, not its program, which may compute for long (es-api 1.9): probes
- * while nothing is on the way, the user timeout while something is. */
+/* Keep-alive asks the peer's kernel, not its program, which may compute for long (es-api 1.9).  Probes
+ * run while nothing is on the way; while something is, path_tcp.c looks after it.  TCP_USER_TIMEOUT is not
+ * used: it would also end a connection whose peer's kernel answers, but whose program does not read. */
 void soft_sock_tune(int fd, const struct exsi_cm_options *opt)
 {
     (void)set_flag(fd, IPPROTO_TCP, TCP_NODELAY, 1);
@@ -55,7 +56,6 @@ void soft_sock_tune(int fd, const struct exsi_cm_options *opt)
     (void)set_flag(fd, IPPROTO_TCP, TCP_KEEPIDLE, every);
     (void)set_flag(fd, IPPROTO_TCP, TCP_KEEPINTVL, every);
     (void)set_flag(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
-    (void)set_flag(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)exsi_min_u32(opt->keepalive_ms, INT32_MAX));
 }
 
 int soft_sock_error(int fd)

@@ -2,10 +2,12 @@
 /* Path tcp: its life, and the sending half.
  * Invariants: a frame names user memory only while its message is in the send queue and not done; bytes
  * leave in the order of the queue; after the descriptor was given up nothing of the queue is touched. */
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -22,6 +24,7 @@ static int take_fd(struct soft_tcp *t)
     int fd = t->fd;
     exsi_poller_del(t->path.part->poller, &t->watch);
     exsi_timer_stop(t->path.part->poller, &t->pause);
+    exsi_timer_stop(t->path.part->poller, &t->watchdog);
     t->fd = -1;
     return fd;
 }
@@ -349,6 +352,34 @@ static void pause_over(struct exsi_timer *timer)
     soft_tcp_send(exsi_container_of(timer, struct soft_tcp, pause));
 }
 
+/* --- is the peer's host still there? ------------------------------------------------------------ */
+
+/* TCP probes only an idle connection; one with bytes on the way it keeps for a quarter of an hour. */
+static void watch_over(struct soft_tcp *t)
+{
+    uint64_t after_ns = (uint64_t)t->keepalive_ms * 1000000u / 2;
+    if (!t->keepalive_ms || exsi_timer_running(&t->watchdog)) return;
+    if (exsi_timer_start(t->path.part->poller, &t->watchdog, after_ns) < 0) return; /* TCP's own bound is left */
+}
+
+static void watchdog(struct exsi_timer *timer)
+{
+    struct soft_tcp *t = exsi_container_of(timer, struct soft_tcp, watchdog);
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    int queued = 0;
+    if (ioctl(t->fd, SIOCOUTQ, &queued) < 0 || queued == 0) return; /* the next send starts it again */
+    if (getsockopt(t->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0) return;
+    /* With segments on the way a living host answers within a round trip.  With its window closed it
+     * answers the probes, which become rarer, so silence alone says nothing there. */
+    bool silent = info.tcpi_last_ack_recv >= t->keepalive_ms;
+    bool asked = info.tcpi_unacked ? info.tcpi_retransmits > 1 : info.tcpi_probes > 2;
+    if (silent && asked)
+        soft_tcp_broken(t, ETIMEDOUT, "the peer's host does not answer");
+    else
+        watch_over(t);
+}
+
 /* One sendmsg.  Bytes that went out; 0: nothing to send or no room; -1: the path has ended. */
 static ssize_t send_some(struct soft_tcp *t)
 {
@@ -371,6 +402,7 @@ static ssize_t send_some(struct soft_tcp *t)
     t->blocked = got < (ssize_t)asked;
     if (got <= 0) return 0;
     t->path.part->fault.sent_bytes += (uint64_t)got;
+    watch_over(t);
     sent(t, (size_t)got);
     return got;
 }
@@ -496,11 +528,13 @@ int soft_tcp_new(struct soft_part *part, const struct soft_tcp_config *cfg, stru
     exsi_list_init(&t->path.node);
     t->watch = (struct exsi_watch){.fd = -1, .fn = tcp_event};
     t->pause.fn = pause_over;
+    t->watchdog.fn = watchdog;
     t->fd = cfg->fd;
     t->crc = cfg->crc;
     t->peer_soft = cfg->peer_soft;
     t->responder = cfg->responder;
     t->linger_ms = cfg->linger_ms;
+    t->keepalive_ms = cfg->keepalive_ms;
     t->tx_msn = 1;
     tcp_limits(t);
     *out = &t->path;

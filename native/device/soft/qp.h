@@ -124,6 +124,7 @@ struct soft_tcp_config {
     bool peer_soft; /* takes FPDUs of any length */
     bool responder; /* may not send first to a peer that is not soft */
     uint32_t linger_ms;
+    uint32_t keepalive_ms; /* 0: off */
 };
 EXSI_MUST_CHECK int soft_tcp_new(struct soft_part *part, const struct soft_tcp_config *cfg, struct soft_path **out);
 

@@ -44,7 +44,8 @@ struct soft_tcp {
     bool paused;
     int fd; /* -1: stopped for good */
     bool crc, peer_soft, responder;
-    uint32_t linger_ms;
+    struct exsi_timer watchdog; /* runs while bytes may be unacknowledged */
+    uint32_t linger_ms, keepalive_ms;
     uint32_t max_tagged, max_untagged; /* payload of one FPDU we send */
 
     /* sending */
