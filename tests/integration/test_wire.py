@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The wire is as documented: an independent implementation and ours understand each other, on both paths."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import rawpeer as rp
+import rawwire as rw
+from rawpeer import StreamPeer, TcpLink
+from rawwire import Hello
+from scene import LINKS, advert_came
+from victim import Victim
+
+from exs import esapi
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("active", [False, True], ids=["passive", "active"])
+def test_second_implementation_talks_to_ours(stream: Victim, link: str, active: bool) -> None:
+    if active:
+        fd, agreed = stream.connect(LINKS[link].accept)
+    else:
+        fd, agreed = stream.accept(LINKS[link].connect)
+    peer = stream.during(lambda: StreamPeer(agreed, active=not active))
+    there, back = os.urandom(150_000), os.urandom(100_000)
+    room = bytearray(len(there))
+    stream.recv(fd, room, "ring", esapi.MSG_WAITALL)
+    stream.during(lambda: peer.send(there))
+    stream.expect("ring")
+    assert room == there
+    stream.send(fd, back, "send")
+    assert stream.during(lambda: peer.receive(len(back))) == back
+    stream.expect("send")
+    # Now directly, both ways.
+    stream.during(lambda: peer.post(len(back)))
+    stream.drain(0.02)
+    stream.send(fd, back, "direct send")
+    assert stream.during(peer.receive_direct) == back
+    room[:] = bytes(len(room))
+    stream.recv(fd, room, "direct", esapi.MSG_WAITALL)
+    stream.until(lambda: stream.during(lambda: advert_came(peer)))
+    stream.during(lambda: peer.send(there))
+    event = stream.expect("direct")
+    assert event.exs_evt_union.exs_evt_flags & event.exs_evt_union.exs_evt_flags.EXS_XF_DIRECT
+    assert room == there
+    stream.during(lambda: peer.fin(peer.sent))
+    stream.close(fd)
+    stream.during(peer.await_fin_ack)
+    peer.close()
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_second_implementation_exchanges_messages(messages: Victim, link: str) -> None:
+    fd, agreed = messages.accept(lambda to: LINKS[link].connect(to, Hello.for_messages()))
+    peer = messages.during(lambda: rp.MessagePeer(agreed))
+    rooms = [bytearray(3000) for _ in range(3)]
+    for i, room in enumerate(rooms):
+        messages.recv(fd, room, f"recv {i}")
+    messages.during(lambda: (peer.send(b"a" * 3000), peer.send(b""), peer.send(b"b" * 5000)))
+    assert messages.expect("recv 0").exs_evt_union.exs_evt_length == 3000
+    assert messages.expect("recv 1").exs_evt_union.exs_evt_length == 0
+    cut = messages.expect("recv 2").exs_evt_union
+    assert cut.exs_evt_flags & cut.exs_evt_flags.MSG_TRUNC
+    assert (cut.exs_evt_length, cut.exs_evt_full_length) == (3000, 5000)
+    messages.during(lambda: peer.post(100))
+    messages.send(fd, b"c" * 70, "send")
+    assert messages.during(peer.receive) == b"c" * 70
+    messages.expect("send")
+    messages.during(lambda: peer.fin(peer.sent))
+    messages.close(fd)
+    peer.close()
+
+
+@pytest.mark.parametrize("asks", ["peer", "none"])
+def test_checksums_on_the_wire(stream: Victim, asks: str) -> None:
+    fd, agreed = stream.accept(lambda to: rp.connect(to, crc=asks == "peer"))
+    assert isinstance(agreed.link, TcpLink)
+    assert agreed.link.crc == (asks == "peer")
+    peer = stream.during(lambda: StreamPeer(agreed))
+    room = bytearray(5001)
+    stream.recv(fd, room, "recv", esapi.MSG_WAITALL)
+    data = os.urandom(5001)
+    stream.during(lambda: peer.send(data))
+    stream.expect("recv")
+    assert room == data
+    stream.send(fd, data, "send")
+    assert stream.during(lambda: peer.receive(5001)) == data
+    peer.close()
+
+
+def test_peer_that_is_not_soft_gets_one_fpdu_per_segment(stream: Victim) -> None:
+    fd, agreed = stream.accept(lambda to: rp.connect(to, soft=False))
+    assert agreed.block is None, "a block for a peer that sent none"
+    link = agreed.link
+    assert isinstance(link, TcpLink)
+    mss = link.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    peer = stream.during(lambda: StreamPeer(agreed))
+    stream.during(lambda: peer.control(rw.PING, seq=7))
+    lengths = []
+
+    def watch() -> None:
+        got = 0
+        while got < 60_000:
+            segment = link.segment()
+            lengths.append(len(segment.payload))
+            if segment.tagged:
+                got += len(segment.payload)
+
+    stream.send(fd, bytes(60_000), "send")
+    stream.during(watch)
+    assert max(lengths) + 20 <= mss
+    assert max(lengths) > 400
+    peer.close()
