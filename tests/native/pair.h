@@ -122,7 +122,7 @@ __attribute__((unused)) static void pair_run(struct pair *p, unsigned ms)
     while (exsi_now_ns() < end) pair_step(p);
 }
 
-static void pair_listen(struct pair *p, const struct mode *m)
+__attribute__((unused)) static void pair_listen(struct pair *p, const struct mode *m)
 {
     uint32_t len = sizeof p->addr;
     memset(p, 0, sizeof *p);
@@ -144,7 +144,7 @@ static void pair_listen(struct pair *p, const struct mode *m)
 #define C_CONNECT 1001u
 #define C_ACCEPT  1002u
 
-static void pair_open(struct pair *p, const struct mode *m)
+__attribute__((unused)) static void pair_open(struct pair *p, const struct mode *m)
 {
     pair_listen(p, m);
     must(exsi_socket_new(p->client.ctx, p->client.group, AF_INET, m->type, &p->opt, &p->client.sock) == 0);
@@ -162,7 +162,7 @@ static void pair_open(struct pair *p, const struct mode *m)
     p->server.sock = a.value;
 }
 
-static void pair_close(struct pair *p)
+__attribute__((unused)) static void pair_close(struct pair *p)
 {
     side_close(&p->client);
     side_close(&p->server);
