@@ -121,6 +121,7 @@ static const struct soft_sink_ops fake_sink = {
 /* --- two sides ------------------------------------------------------------------------------------ */
 
 struct side {
+    struct soft_device dev;
     struct soft_part part;
     struct exsi_poller poller;
     struct soft_qp qp;
@@ -143,6 +144,7 @@ __attribute__((unused)) static void side_open(struct side *s)
     memset(s, 0, sizeof *s);
     must(exsi_poller_init(&s->poller) == 0);
     s->part.poller = &s->poller;
+    s->part.sdev = &s->dev;
     exsi_list_init(&s->part.shm_paths);
     s->qp.posted = FAKE_RECV;
 }
@@ -287,8 +289,12 @@ __attribute__((unused)) static struct soft_mr private_mr(void *addr, size_t len)
 /* A region as exs allocates them: in a sealed memory file. */
 __attribute__((unused)) static struct soft_mr shared_mr(size_t len, bool future_write, uint64_t id)
 {
-    struct soft_mr mr = {.region_id = id};
+    struct soft_mr mr = {.region = id ? calloc(1, sizeof(struct soft_region)) : NULL};
     void *map = NULL;
+    if (mr.region) {
+        mr.region->id = id;
+        atomic_init(&mr.region->refs, 1);
+    }
     must(shm_memfd_new("test", len, future_write, &mr.dmr.mem.memfd, &map) == 0);
     mr.dmr.mem.addr = map;
     mr.dmr.mem.len = len;
@@ -299,6 +305,7 @@ __attribute__((unused)) static void shared_mr_end(struct soft_mr *mr)
 {
     munmap(mr->dmr.mem.addr, mr->dmr.mem.len);
     close(mr->dmr.mem.memfd);
+    soft_region_put(mr->region);
 }
 
 #endif

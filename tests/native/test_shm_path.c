@@ -363,6 +363,81 @@ static void many_regions(void)
     pair_close(&a, &p);
 }
 
+static int regions_mapped(struct side *s)
+{
+    int n = 0;
+    for (int i = 0; i < SHM_REGIONS; i++) n += shm_of(s)->rx.regions[i].map.base != NULL;
+    return n;
+}
+
+static void closed_regions(void)
+{
+    static struct side a, p;
+    struct soft_mr one = shared_mr(65536, true, 1), two = shared_mr(65536, true, 2);
+    pair_open(&a, &p, EXSI_PATH_AUTO);
+    add_key(&p, 7, dst, sizeof dst);
+    post_write(&a, one.dmr.mem.addr, 65536, &one, 7, dst);
+    post_write(&a, two.dmr.mem.addr, 65536, &two, 7, dst);
+    kick(&a);
+    settle(&a, &p);
+    ok(regions_mapped(&p) == 2, "two regions are mapped");
+    atomic_store(&one.region->gone, true);
+    atomic_fetch_add(&a.dev.regions_gone, 1);
+    settle(&a, &p);
+    ok(regions_mapped(&p) == 1, "one was closed: the peer forgets it");
+    post_write(&a, two.dmr.mem.addr, 65536, &two, 7, dst);
+    kick(&a);
+    settle(&a, &p);
+    ok(p.qp.writes == 3 && stat_of(&p.stats.bytes_mapped) == 3 * 65536 && stat_of(&a.stats.syscalls) == 2,
+       "the other serves on");
+    pair_close(&a, &p);
+    shared_mr_end(&one);
+    shared_mr_end(&two);
+}
+
+/* Three connections of one part with endless work: none waits for the others. */
+static void fairness(void)
+{
+    static struct side a, p, ends[6];
+    struct soft_mr mr = private_mr(src, sizeof src);
+    side_open(&a);
+    side_open(&p);
+    for (int i = 0; i < 3; i++) {
+        struct soft_block request = {0}, reply = {0};
+        char reason[EXSI_REASON_MAX];
+        struct soft_shm_ask aa = side_ask(&a, EXSI_PATH_AUTO, 65536), pa = side_ask(&p, EXSI_PATH_AUTO, 65536);
+        aa.arg = &ends[2 * i];
+        pa.arg = &ends[2 * i + 1];
+        struct soft_shm *as = soft_shm_offer(&aa, &request, reason),
+                        *ps = soft_shm_answer(&pa, &request, &reply, reason);
+        must(as && ps);
+        soft_shm_wait(ps);
+        soft_shm_confirm(as, &reply);
+        settle(&a, &p);
+        must(ends[2 * i].path && ends[2 * i + 1].path);
+        side_adopt(&ends[2 * i]);
+        side_adopt(&ends[2 * i + 1]);
+        add_key(&ends[2 * i + 1], 7, dst, sizeof dst);
+    }
+    for (int i = 0; i < 3; i++) {
+        for (int k = 0; k < 8; k++) post_write(&ends[2 * i], src, 3 << 20, &mr, 7, dst);
+        kick(&ends[2 * i]);
+    }
+    uint64_t most = 0, last = 0;
+    for (int pass = 0; pass < 30; pass++) {
+        soft_shm_part_progress(&p.part);
+        uint64_t sum = ends[1].qp.write_bytes + ends[3].qp.write_bytes + ends[5].qp.write_bytes;
+        most = exsi_max_u64(most, sum - last);
+        last = sum;
+    }
+    ok(most <= SHM_PULL_BUDGET, "a pass moves a bounded amount");
+    ok(ends[1].qp.write_bytes == ends[3].qp.write_bytes && ends[3].qp.write_bytes == ends[5].qp.write_bytes &&
+           last == 30u << 20,
+       "and each connection gets its share");
+    for (int i = 0; i < 6; i++) ends[i].path->ops->free(ends[i].path);
+    pair_close(&a, &p);
+}
+
 int main(void)
 {
     struct soft_mr mr = private_mr(src, sizeof src), shared = shared_mr(4 << 20, true, 11);
@@ -380,5 +455,7 @@ int main(void)
     no_receive();
     both_ways();
     many_regions();
+    closed_regions();
+    fairness();
     return tap_done();
 }

@@ -28,6 +28,7 @@ static int device_open(struct exsi_log *log, struct exsi_device **out, char *rea
     sdev->dev.caps = soft_caps;
     sdev->log = log;
     atomic_init(&sdev->next_region, 0);
+    atomic_init(&sdev->regions_gone, 0);
     *out = &sdev->dev;
     return 0;
 }

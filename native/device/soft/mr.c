@@ -18,16 +18,30 @@ int soft_mr_reg(struct exsi_device *dev, const struct exsi_mem *mem, struct exsi
     if (!mr) return -ENOMEM;
     mr->dmr.mem = *mem;
     atomic_init(&mr->users, 0);
-    if (mem->memfd >= 0) mr->region_id = atomic_fetch_add_explicit(&sdev->next_region, 1, memory_order_relaxed) + 1;
+    if (mem->memfd >= 0 && !(mem->access & EXSI_ACCESS_ONE_PEER)) {
+        mr->region = calloc(1, sizeof *mr->region);
+        if (!mr->region) {
+            free(mr);
+            return -ENOMEM;
+        }
+        mr->region->id = atomic_fetch_add_explicit(&sdev->next_region, 1, memory_order_relaxed) + 1;
+        atomic_init(&mr->region->refs, 1);
+    }
     *out = &mr->dmr;
     return 0;
 }
 
 void soft_mr_dereg(struct exsi_device *dev, struct exsi_dmr *dmr)
 {
-    (void)dev;
+    struct soft_device *sdev = exsi_container_of(dev, struct soft_device, dev);
     struct soft_mr *mr = soft_mr_of(dmr);
     assert(atomic_load_explicit(&mr->users, memory_order_relaxed) == 0);
+    if (mr->region) {
+        /* The mark before the count: whoever sees the count finds the mark. */
+        atomic_store_explicit(&mr->region->gone, true, memory_order_relaxed);
+        atomic_fetch_add_explicit(&sdev->regions_gone, 1, memory_order_release);
+        soft_region_put(mr->region);
+    }
     free(mr);
 }
 

@@ -157,9 +157,9 @@ static void on_unix(struct exsi_watch *w, uint32_t events)
 
 /* --- the table ----------------------------------------------------------------------------------------- */
 
-int shm_path_progress(struct shm_path *p)
+int shm_path_progress(struct shm_path *p, uint64_t *budget)
 {
-    int work = shm_rx_run(p) + shm_tx_progress(p);
+    int work = shm_rx_run(p, budget) + shm_tx_progress(p);
     if (p->dead && !work && !p->judged && !p->broken_told) {
         judge(p);
         return 1;
@@ -196,7 +196,8 @@ static void op_kick(struct soft_path *path)
 
 static int op_progress(struct soft_path *path)
 {
-    return shm_path_progress(shm_of(path));
+    uint64_t budget = SHM_PULL_BUDGET;
+    return shm_path_progress(shm_of(path), &budget);
 }
 
 static void op_shut(struct soft_path *path)
@@ -324,7 +325,10 @@ void shm_path_free(struct shm_path *p)
     exsi_poller_del(p->path.part->poller, &p->watch);
     exsi_timer_stop(p->path.part->poller, &p->again);
     if (p->unix_fd >= 0) close(p->unix_fd);
-    for (int i = 0; i < SHM_REGIONS; i++) shm_rx_forget(&p->rx.regions[i]);
+    for (int i = 0; i < SHM_REGIONS; i++) {
+        shm_rx_forget(&p->rx.regions[i]);
+        soft_region_put(p->tx.sent_region[i]);
+    }
     for (int i = 0; i < SHM_LENT; i++) shm_unmap(&p->tx.lent[i].map);
     shm_unmap(&p->page_map);
     shm_unmap(&p->segment);

@@ -65,6 +65,7 @@ struct soft_shm_part {
     struct exsi_list offers;    /* soft_shm.node of the active side */
     struct exsi_list strangers; /* oldest first */
     uint32_t n_strangers;
+    uint64_t gone_seen; /* soft_device.regions_gone when all paths were told last */
 };
 
 /* One set-up. */
@@ -143,7 +144,7 @@ void soft_shm_part_close(struct soft_part *part)
 {
     struct soft_shm_part *sp = part->shm;
     if (!sp) return;
-    exsi_list_for_safe(s, &sp->strangers, struct stranger, node) drop_stranger(s, true);
+    exsi_list_for_safe (s, &sp->strangers, struct stranger, node) drop_stranger(s, true);
     if (sp->listener.fd >= 0) {
         int fd = sp->listener.fd;
         exsi_poller_del(part->poller, &sp->listener);
@@ -155,11 +156,33 @@ void soft_shm_part_close(struct soft_part *part)
     part->shm = NULL;
 }
 
+/* Regions were closed: their memory is not free before the peers have unmapped it. */
+static void forget_regions(struct soft_shm_part *sp, uint64_t gone)
+{
+    bool all = true;
+    exsi_list_for (path, &sp->part->shm_paths, struct soft_path, node)
+        all &= shm_tx_forget_gone(exsi_container_of(path, struct shm_path, path));
+    if (all) sp->gone_seen = gone;
+}
+
 int soft_shm_part_progress(struct soft_part *part)
 {
+    uint64_t budget = SHM_PULL_BUDGET;
     int work = 0;
-    exsi_list_for_safe(path, &part->shm_paths, struct soft_path, node) work +=
-        shm_path_progress(exsi_container_of(path, struct shm_path, path));
+    if (!part->shm) return 0;
+    uint64_t gone = atomic_load_explicit(&part->sdev->regions_gone, memory_order_acquire);
+    if (gone != part->shm->gone_seen) forget_regions(part->shm, gone);
+    exsi_list_for_safe (path, &part->shm_paths, struct soft_path, node) {
+        work += shm_path_progress(exsi_container_of(path, struct shm_path, path), &budget);
+        if (budget) continue;
+        /* The lock has been held long enough: whoever comes behind this one is first next time. */
+        struct exsi_list *next = path->node.next;
+        if (next != &part->shm_paths) {
+            exsi_list_unlink(&part->shm_paths);
+            exsi_list_insert_before(next, &part->shm_paths);
+        }
+        break;
+    }
     return work;
 }
 
@@ -351,8 +374,8 @@ static void decide(struct soft_shm *shm)
 
 static struct soft_shm *offer_for(struct soft_shm_part *sp, const struct shm_msg *m)
 {
-    exsi_list_for(shm, &sp->offers, struct soft_shm,
-                  node) if (!shm->have_hello && !memcmp(shm->token, m->token, SOFT_TOKEN_LEN)) return shm;
+    exsi_list_for (shm, &sp->offers, struct soft_shm, node)
+        if (!shm->have_hello && !memcmp(shm->token, m->token, SOFT_TOKEN_LEN)) return shm;
     return NULL;
 }
 

@@ -13,7 +13,7 @@
 
 #define SHM_RING_THRESHOLD 8192       /* messages below it take two copies and no system call */
 #define SHM_PULL_BATCH     16         /* pieces of one process_vm_readv */
-#define SHM_PULL_BUDGET    (1u << 20) /* bytes taken by one progress call */
+#define SHM_PULL_BUDGET    (1u << 20) /* bytes taken by one progress call of a part */
 #define SHM_MAP_BUDGET     (4u << 20) /* same, by memcpy from mapped regions */
 #define SHM_SLOT_BUDGET    256        /* slots taken by one progress call */
 #define SHM_REGIONS        32         /* regions that a connection keeps mapped in one direction */
@@ -73,7 +73,7 @@ struct shm_tx {
     bool mid;             /* the one behind them is written in part */
     bool stalled;         /* no room: go on when the peer has consumed */
     bool shut_wanted, shut_sent;
-    uint64_t sent_region[SHM_REGIONS]; /* ids the peer has mapped; 0: free */
+    struct soft_region *sent_region[SHM_REGIONS]; /* what the peer has mapped; NULL: free */
     uint32_t region_turn;
     struct shm_lent lent[SHM_LENT];
 };
@@ -136,7 +136,8 @@ EXSI_MUST_CHECK int shm_path_new(const struct shm_made *made, struct shm_path **
 void shm_path_join(struct shm_path *p, int unix_fd, struct shm_map page, pid_t pid, bool vm, bool ring_only);
 /* Before _join, or through ops->free. */
 void shm_path_free(struct shm_path *p);
-int shm_path_progress(struct shm_path *p);
+/* Look at both rings; takes what it moved from *budget.  How much was done. */
+int shm_path_progress(struct shm_path *p, uint64_t *budget);
 /* The connection is over: stop both halves, tell the sink once. */
 void shm_path_break(struct shm_path *p, int error, const char *reason);
 /* Same for what the peer did wrong: tell it too. */
@@ -151,10 +152,12 @@ int shm_path_drain(struct shm_path *p);
 void shm_tx_kick(struct shm_path *p);
 /* The peer consumed: free, complete, go on.  How much was done. */
 int shm_tx_progress(struct shm_path *p);
+/* Regions that ended: the peer is told to forget them.  false: no room now, once more later. */
+bool shm_tx_forget_gone(struct shm_path *p);
 void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd);
 
 /* --- shm_pull.c */
-int shm_rx_run(struct shm_path *p);
+int shm_rx_run(struct shm_path *p, uint64_t *budget);
 EXSI_MUST_CHECK int shm_rx_region(struct shm_path *p, const struct shm_msg *m, int fd);
 void shm_rx_forget(struct shm_region *r);
 

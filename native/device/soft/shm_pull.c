@@ -384,15 +384,15 @@ static void tell(struct shm_path *p)
     if (atomic_load_explicit(&rx->peer->want, memory_order_relaxed) <= rx->next) shm_path_wake(p);
 }
 
-int shm_rx_run(struct shm_path *p)
+int shm_rx_run(struct shm_path *p, uint64_t *budget)
 {
     struct shm_rx *rx = &p->rx;
     struct shm_slot s;
-    uint64_t budget = SHM_PULL_BUDGET, start = rx->next;
+    uint64_t start = rx->next;
     int work = 0;
-    while (!rx->stopped && budget && rx->next - start < SHM_SLOT_BUDGET && peek(p, rx->next, &s)) {
+    while (!rx->stopped && *budget && rx->next - start < SHM_SLOT_BUDGET && peek(p, rx->next, &s)) {
         work++;
-        if (take_slot(p, &s, &budget) < 0) break;
+        if (take_slot(p, &s, budget) < 0) break;
         if (rx->next - rx->told >= p->slots / 4) tell(p);
     }
     if (rx->next != rx->told) tell(p);

@@ -84,41 +84,63 @@ static struct shm_lent *lent_for(struct shm_path *p, uint32_t rkey, uint64_t rad
     return NULL;
 }
 
+/* Tell the peer that region number `at` is not used any more: a slot, hence behind every use of it. */
+static bool forget(struct shm_path *p, int at)
+{
+    struct shm_tx *tx = &p->tx;
+    if (room(p, 0) <= 0) return false;
+    struct shm_slot *s = slot_at(p);
+    s->kind = SHM_FORGET;
+    s->flags = 0;
+    s->zero = 0;
+    s->len = 0;
+    s->region = tx->sent_region[at]->id;
+    publish(p, s);
+    soft_region_put(tx->sent_region[at]);
+    tx->sent_region[at] = NULL;
+    return true;
+}
+
 /* The peer has this region, or gets it now.  false: it cannot, take another way. */
 static bool region_sent(struct shm_path *p, const struct soft_mr *mr)
 {
     struct shm_tx *tx = &p->tx;
-    for (int i = 0; i < SHM_REGIONS; i++)
-        if (tx->sent_region[i] == mr->region_id) return true;
     int at = -1;
-    for (int i = 0; i < SHM_REGIONS && at < 0; i++)
+    for (int i = 0; i < SHM_REGIONS; i++) {
+        if (tx->sent_region[i] == mr->region) return true;
         if (!tx->sent_region[i]) at = i;
+    }
     if (at < 0) {
-        /* All places taken: the oldest goes.  Its FORGET is a slot, hence behind every use of it, but
-         * the file of the new one must not overtake it: this message takes another way. */
-        if (room(p, 0) <= 0) return false;
-        struct shm_slot *s = slot_at(p);
-        at = (int)(tx->region_turn++ % SHM_REGIONS);
-        s->kind = SHM_FORGET;
-        s->flags = 0;
-        s->zero = 0;
-        s->len = 0;
-        s->region = tx->sent_region[at];
-        publish(p, s);
-        tx->sent_region[at] = 0;
+        /* All places taken: the oldest goes.  The file of the new one must not overtake that slot, so
+         * this message takes another way. */
+        if (forget(p, (int)(tx->region_turn % SHM_REGIONS))) tx->region_turn++;
         return false;
     }
     struct shm_msg m = {.magic = SHM_MAGIC,
                         .version = SHM_VERSION,
                         .type = SHM_MSG_REGION,
-                        .id = mr->region_id,
+                        .id = mr->region->id,
                         .offset = mr->dmr.mem.memfd_offset,
                         .len = mr->dmr.mem.len};
     int fd = mr->dmr.mem.memfd;
     exsi_count(p->path.stats, syscalls, 1);
     if (shm_send_msg(p->unix_fd, &m, &fd, 1) < 0) return false;
-    tx->sent_region[at] = mr->region_id;
+    atomic_fetch_add_explicit(&mr->region->refs, 1, memory_order_relaxed);
+    tx->sent_region[at] = mr->region;
     return true;
+}
+
+bool shm_tx_forget_gone(struct shm_path *p)
+{
+    struct shm_tx *tx = &p->tx;
+    uint64_t before = tx->next;
+    bool all = true;
+    if (p->broken_told) return true;
+    for (int i = 0; i < SHM_REGIONS; i++)
+        if (tx->sent_region[i] && atomic_load_explicit(&tx->sent_region[i]->gone, memory_order_relaxed))
+            all &= forget(p, i);
+    if (tx->next != before) shm_path_wake(p);
+    return all;
 }
 
 /* Copy into the ring of bytes; in two parts where it wraps. */
@@ -150,8 +172,7 @@ static struct plan plan_piece(struct shm_path *p, const struct soft_tx *t, const
         if (l) return (struct plan){SHM_FILLED, len, l};
     }
     if (len <= p->ring_max) return (struct plan){SHM_RING, len, NULL};
-    if (src->mr && src->mr->region_id && !(src->mr->dmr.mem.access & EXSI_ACCESS_ONE_PEER) && !p->ring_only &&
-        region_sent(p, src->mr))
+    if (src->mr && src->mr->region && !p->ring_only && region_sent(p, src->mr))
         return (struct plan){SHM_MAPPED, len, NULL};
     if (p->vm) return (struct plan){SHM_PULL, len, NULL};
     return (struct plan){SHM_RING, exsi_min_u32(len, p->data_bytes / 4), NULL};
@@ -185,7 +206,7 @@ static int fill_slot(struct shm_path *p, struct soft_tx *t, const struct source 
         return 0;
     case SHM_MAPPED:
         s->src = (uint64_t)(src->at - (uint8_t *)src->mr->dmr.mem.addr);
-        s->region = src->mr->region_id;
+        s->region = src->mr->region->id;
         return 0;
     case SHM_SHUT:
     case SHM_FORGET: break;

@@ -9,6 +9,7 @@
 #define EXSI_SOFT_H
 
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "base/list.h"
 #include "device/device.h"
@@ -19,11 +20,19 @@ struct soft_qp;
 struct soft_shm;
 struct soft_shm_part;
 
+/* A region in a memory file, as connections in shared memory know it.  Counted, because it outlives the
+ * registration until every connection whose peer has the file mapped has told that peer to forget it. */
+struct soft_region {
+    uint64_t id; /* process-wide, never 0 */
+    atomic_uint refs;
+    atomic_bool gone; /* the registration ended */
+};
+
 /* Registered memory.  In soft, registration pins nothing. */
 struct soft_mr {
     struct exsi_dmr dmr;
-    atomic_uint users;  /* keys and posted requests that name it, for debug checks */
-    uint64_t region_id; /* process-wide name of a memfd-backed region, 0: none; told to shm peers */
+    atomic_uint users;          /* keys and posted requests that name it, for debug checks */
+    struct soft_region *region; /* memfd-backed and for peers to read; else NULL */
 };
 
 /* One message on its way out, in the send queue of a queue pair.  The path moves it forward and says
@@ -37,6 +46,11 @@ struct soft_tx {
     uint64_t path_mark;      /* path's own (shm: descriptor number whose consumption ends it) */
     bool done;               /* the source is free: may complete, in order */
 };
+
+static inline void soft_region_put(struct soft_region *r)
+{
+    if (r && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) free(r);
+}
 
 /* What a path tells its queue pair.  All are called under the group's lock, and none re-enters the
  * path.  Errors (negative errno) make the path terminate the connection. */
@@ -127,8 +141,9 @@ extern const struct exsi_device_ops exsi_soft_ops;
 
 struct soft_device {
     struct exsi_device dev;
-    struct exsi_log *log;             /* borrowed from the context */
-    atomic_uint_fast64_t next_region; /* soft_mr.region_id */
+    struct exsi_log *log;              /* borrowed from the context */
+    atomic_uint_fast64_t next_region;  /* soft_region.id */
+    atomic_uint_fast64_t regions_gone; /* how many have ended: paths look for them when it changes */
 };
 
 /* Completions waiting to be polled: a ring that has room for every request that is posted, so that
