@@ -110,10 +110,10 @@ class Span:
     __slots__ = ("flags", "handle", "length", "pointer")
 
     def __init__(self, pointer: CData, length: int, handle: int = 0, flags: int = 0) -> None:
-        self.pointer = pointer
-        self.length = length
-        self.handle = handle
-        self.flags = flags
+        self.pointer: CData = pointer
+        self.length: int = length
+        self.handle: int = handle
+        self.flags: int = flags
 
     @property
     def address(self) -> int:
@@ -183,9 +183,9 @@ class Pieces:
 
     def __init__(self, words: array.array[int], flags: int = 0) -> None:
         self._words = words  # base, length, handle of each: struct exsi_piece
-        self.count = len(words) // 3
-        self.flags = flags
-        self.pointer = ffi.cast("exsi_piece *", ffi.from_buffer("char[]", words))
+        self.count: int = len(words) // 3
+        self.flags: int = flags
+        self.pointer: CData = ffi.cast("exsi_piece *", ffi.from_buffer("char[]", words))
 
     @classmethod
     def of(cls, spans: Sequence[Span]) -> Self:
@@ -241,9 +241,9 @@ class PollSet:
     __slots__ = ("bits", "count", "socks")
 
     def __init__(self, wanted: Sequence[tuple[int, int]]) -> None:
-        self.count = len(wanted)
-        self.socks = ffi.new("uint64_t[]", [sock for sock, _ in wanted])
-        self.bits = ffi.new("uint32_t[]", [bits for _, bits in wanted])
+        self.count: int = len(wanted)
+        self.socks: CData = ffi.new("uint64_t[]", [sock for sock, _ in wanted])
+        self.bits: CData = ffi.new("uint32_t[]", [bits for _, bits in wanted])
 
 
 # --- running operations ---------------------------------------------------------------------------------------
@@ -307,8 +307,8 @@ class Batch:
     __slots__ = ("_bytes", "_dirty", "events", "size")
 
     def __init__(self, size: int = 64) -> None:
-        self.size = size
-        self.events = ffi.new("exsi_event[]", size)
+        self.size: int = size
+        self.events: CData = ffi.new("exsi_event[]", size)
         self._bytes = memoryview(ffi.buffer(self.events))
         self._dirty = 0
 
