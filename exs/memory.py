@@ -119,12 +119,9 @@ class RegionView(_Sliceable):
     __slots__ = ("offset", "region")
 
     def __init__(self, region: MemoryRegion, offset: int, length: int) -> None:
-        self.pointer = region.pointer + offset
-        self.length = length
-        self.handle = region.handle
-        self.flags = 0
-        self.region = region
-        self.offset = offset
+        super().__init__(region.pointer + offset, length, region.handle)
+        self.region: MemoryRegion = region
+        self.offset: int = offset
 
     @property
     def _where(self) -> tuple[MemoryRegion, int]:
@@ -151,8 +148,8 @@ class Split(Sequence[RegionView]):
     __slots__ = ("_length", "_offset", "nbytes", "region")
 
     def __init__(self, region: MemoryRegion, offset: int, length: int, nbytes: int) -> None:
-        self.region = region
-        self.nbytes = nbytes
+        self.region: MemoryRegion = region
+        self.nbytes: int = nbytes
         self._offset = offset
         self._length = length
 
@@ -251,10 +248,7 @@ class MemoryRegion(_Sliceable):
         return self
 
     def _set(self, ctx: _native.Context, span: _native.Span, handle: int, access: Access, read_only: bool) -> None:
-        self.pointer = span.pointer
-        self.length = span.length
-        self.handle = handle
-        self.flags = 0
+        _native.Span.__init__(self, span.pointer, span.length, handle)
         self._address = span.address
         self.access = access
         self._ctx = ctx
@@ -341,7 +335,7 @@ class MemoryRegion(_Sliceable):
 
     def _release(self) -> None:
         self._memory = None
-        self.pointer = _native.NULL
+        self.pointer: _native.CData = _native.NULL
 
     def __enter__(self) -> Self:
         """The region itself."""
@@ -354,8 +348,7 @@ class MemoryRegion(_Sliceable):
         self.close()
 
     async def __aenter__(self) -> Self:
-        """The region itself."""
-        await trio.lowlevel.checkpoint()
+        """The region itself; no checkpoint, since what is raised here would leave it open."""
         return self
 
     async def __aexit__(
@@ -440,7 +433,7 @@ class BufferPool:
         self._taken: set[int] = set()
         self._waiters: collections.deque[_Waiter] = collections.deque()
         self._lock = threading.Lock()
-        self.region = MemoryRegion.allocate(self._stride * count, huge_pages=huge_pages)
+        self.region: MemoryRegion = MemoryRegion.allocate(self._stride * count, huge_pages=huge_pages)
 
     @property
     def available(self) -> int:
@@ -560,8 +553,7 @@ class BufferPool:
         self.close()
 
     async def __aenter__(self) -> Self:
-        """The pool itself."""
-        await trio.lowlevel.checkpoint()
+        """The pool itself; no checkpoint, since what is raised here would leave it open."""
         return self
 
     async def __aexit__(

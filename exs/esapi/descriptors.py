@@ -73,17 +73,17 @@ class Descriptor:
 
     def __init__(self, process: Process, family: int, kind: int, handle: int = 0) -> None:
         self.fd = -1
-        self.process = process
-        self.family = family
-        self.type = kind
-        self.settings = _config.environment()
+        self.process: Process = process
+        self.family: int = family
+        self.type: int = kind
+        self.settings: _config.Settings = _config.environment()
         self.switches: dict[str, bool] = {"reuse_address": True, "reuse_port": False, "v6_only": True}
         self.linger_s: int | None = None
-        self.nonblocking = False
+        self.nonblocking: bool = False
         self._handle = handle
         self._lock = threading.Lock()
         # A descriptor of the system stands behind the number, so that it never collides with another.
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self.fd: int = os.eventfd(0, os.EFD_CLOEXEC)
 
     @property
     def made(self) -> bool:
@@ -118,13 +118,13 @@ class Post:
     __slots__ = ("ah", "cookie", "descriptor", "more", "spans", "stale", "type")
 
     def __init__(self, kind: ExsEvtType, descriptor: Descriptor, ah: object, spans: object = None) -> None:
-        self.type = kind
-        self.descriptor = descriptor
-        self.ah = ah
-        self.spans = spans  # keeps the memory
+        self.type: ExsEvtType = kind
+        self.descriptor: Descriptor = descriptor
+        self.ah: object = ah
+        self.spans: object = spans  # keeps the memory
         self.more: Descriptor | list[tuple[Descriptor, int]] | None = None  # to accept into; to poll
-        self.stale = False  # its caller has gone (interrupted): nobody wants the event
-        self.cookie = 0
+        self.stale: bool = False  # its caller has gone (interrupted): nobody wants the event
+        self.cookie: int = 0
 
 
 class QHandle:
@@ -133,9 +133,9 @@ class QHandle:
     __slots__ = ("backlog", "process", "queue", "wait")
 
     def __init__(self, process: Process, depth: int) -> None:
-        self.process = process
-        self.queue = _native.EventQueue(process.ctx, depth, process.group)
-        self.wait = _config.environment().wait
+        self.process: Process = process
+        self.queue: _native.EventQueue = _native.EventQueue(process.ctx, depth, process.group)
+        self.wait: str = _config.environment().wait
         self.backlog: list[RawEvent] = []  # taken from the core when a signal struck, not handed out yet
 
     def fileno(self) -> int:
@@ -154,9 +154,9 @@ class Private:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.batch = _native.Batch(EXS_EVTVEC_MAX)
-        self.posts = _native.Caller(process.ctx, report=False)
-        self.calls = _native.Caller(process.ctx)
+        self.batch: _native.Batch = _native.Batch(EXS_EVTVEC_MAX)
+        self.posts: _native.Caller = _native.Caller(process.ctx, report=False)
+        self.calls: _native.Caller = _native.Caller(process.ctx)
         self.left_behind = False  # an interrupted call has, or will have, an event here
         self._queue: QHandle | None = None
 
@@ -181,7 +181,7 @@ class Process:
 
     def __init__(self, ctx: _native.Context) -> None:
         self.ctx = ctx
-        self.group = ctx.group_new()
+        self.group: int = ctx.group_new()
         self.table: dict[int, Descriptor] = {}
         self._local = _Local()
 
