@@ -178,7 +178,7 @@ class Socket:
     )
 
     def __init__(self, pump: Pump, kind: int, family: int, settings: _config.Settings, handle: int = 0) -> None:
-        self.type = kind
+        self.type: int = kind
         self.family = family
         self._pump = pump
         self._caller = pump.caller
@@ -581,8 +581,7 @@ class Socket:
         self._pump.sockets.pop(self._handle, None)
 
     async def __aenter__(self) -> Self:
-        """The socket itself."""
-        await checkpoint()
+        """The socket itself; no checkpoint, since what is raised here would leave it open."""
         return self
 
     async def __aexit__(
@@ -701,7 +700,7 @@ class Socket:
     def _take_family(self, family: int) -> None:
         """Be of the family of an address."""
         if family != self.family:
-            self.family = family
+            self.family: int = family
             self._renew()
 
     def _renew(self) -> None:
