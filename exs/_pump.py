@@ -113,16 +113,16 @@ class Parked:
     __slots__ = ("always_raise", "cookie", "direction", "event", "keep", "op", "pump", "raise_cancel", "sock", "task")
 
     def __init__(self, pump: Pump) -> None:
-        self.pump = pump
-        self.cookie = ops.add(self)
+        self.pump: Pump = pump
+        self.cookie: int = ops.add(self)
         self.task: trio.lowlevel.Task | None = None
-        self.sock = 0
-        self.direction = 0
-        self.op = 0
+        self.sock: int = 0
+        self.direction: int = 0
+        self.op: int = 0
         self.keep: object = None  # what holds the buffer: alive until the event is there
         self.event: RawEvent | None = None
         self.raise_cancel: trio.lowlevel.RaiseCancelT | None = None
-        self.always_raise = False
+        self.always_raise: bool = False
 
     def finish(self, event: RawEvent) -> None:
         """The operation is over."""
@@ -240,24 +240,24 @@ class Pump:
     """What a trio run needs of the core.  Used by the run's thread alone."""
 
     def __init__(self) -> None:
-        self.context = _native.context()
-        self.caller = _native.Caller(self.context)
-        self.group = self.context.group_new()
-        self.queue = _native.EventQueue(self.context, FIRST_DEPTH, self.group)
-        self.eq = self.queue.handle
-        self.depth = FIRST_DEPTH
-        self.in_flight = 0  # accepted, and not yet seen to be over
-        self.batch = _native.Batch(BATCH)
+        self.context: _native.Context = _native.context()
+        self.caller: _native.Caller = _native.Caller(self.context)
+        self.group: int = self.context.group_new()
+        self.queue: _native.EventQueue = _native.EventQueue(self.context, FIRST_DEPTH, self.group)
+        self.eq: int = self.queue.handle
+        self.depth: int = FIRST_DEPTH
+        self.in_flight: int = 0  # accepted, and not yet seen to be over
+        self.batch: _native.Batch = _native.Batch(BATCH)
         room = bytearray(SCRATCH)
-        self.scratch = _native.writable(room)  # for data on its way into new bytes, within one call
+        self.scratch: _native.Span = _native.writable(room)  # for data on its way into new bytes, within one call
         self.scratch_size = SCRATCH
-        self.scratch_view = memoryview(room)
+        self.scratch_view: memoryview[int] = memoryview(room)
         self.gates: dict[tuple[int, int], Gate] = {}
         self.sockets: weakref.WeakValueDictionary[int, Closeable] = weakref.WeakValueDictionary()
-        self.thread = threading.get_ident()
-        self.spin_us = 0
-        self.busy = False
-        self.ended = False
+        self.thread: int = threading.get_ident()
+        self.spin_us: int = 0
+        self.busy: bool = False
+        self.ended: bool = False
         self._spare: Parked | None = None
         self._idle = 0
         self._instrument = _Looks(self)

@@ -179,7 +179,7 @@ class Socket:
 
     def __init__(self, pump: Pump, kind: int, family: int, settings: _config.Settings, handle: int = 0) -> None:
         self.type: int = kind
-        self.family = family
+        self.family: int = family
         self._pump = pump
         self._caller = pump.caller
         self._settings = settings
@@ -700,7 +700,7 @@ class Socket:
     def _take_family(self, family: int) -> None:
         """Be of the family of an address."""
         if family != self.family:
-            self.family: int = family
+            self.family = family
             self._renew()
 
     def _renew(self) -> None:

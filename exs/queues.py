@@ -141,7 +141,7 @@ class SendQueue(_Queue):
 
     def __init__(self, direction: Direction, depth: int) -> None:
         super().__init__(direction, depth)
-        self.accepted = 0
+        self.accepted: int = 0
         self._in_flight = 0
         self._kept: deque[tuple[int, int, object]] = deque()  # cookie of the first, how many, what holds the memory
         self._failed: RawEvent | None = None

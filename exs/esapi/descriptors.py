@@ -72,7 +72,7 @@ class Descriptor:
     )
 
     def __init__(self, process: Process, family: int, kind: int, handle: int = 0) -> None:
-        self.fd = -1
+        self.fd: int = -1
         self.process: Process = process
         self.family: int = family
         self.type: int = kind
@@ -83,7 +83,7 @@ class Descriptor:
         self._handle = handle
         self._lock = threading.Lock()
         # A descriptor of the system stands behind the number, so that it never collides with another.
-        self.fd: int = os.eventfd(0, os.EFD_CLOEXEC)
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC)
 
     @property
     def made(self) -> bool:
