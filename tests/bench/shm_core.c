@@ -100,6 +100,28 @@ static int drain(struct end *e)
     return n;
 }
 
+/* What the receiver counted, for the other process to print. */
+struct counts {
+    uint64_t direct, indirect, copied, mapped;
+};
+
+static struct counts *counts; /* shared */
+
+static uint64_t counter(struct end *e, const char *name)
+{
+    uint64_t v[64];
+    int n = exsi_statistics(e->ctx, e->sock, v, 64);
+    for (int i = 0; i < n; i++)
+        if (!strcmp(exsi_statistics_name(i), name)) return v[i];
+    return 0;
+}
+
+static void publish(struct end *e)
+{
+    *counts = (struct counts){counter(e, "bytes_direct"), counter(e, "bytes_indirect"), counter(e, "bytes_copied"),
+                              counter(e, "bytes_mapped")};
+}
+
 /* --- a test is a number of messages of one size; the server does what the client asks for ------------- */
 
 enum what { RTT, FLOW, QUIT };
@@ -136,6 +158,7 @@ static void serve(struct end *e, const struct ask *a)
             }
         }
     }
+    publish(e);
     if (a->what == FLOW) check(exsi_send(e->ctx, e->sock, "done", 8, 0, 0, 2, e->eq, &out), "send");
 }
 
@@ -281,11 +304,14 @@ static double median(double *v, int n)
 static const size_t sizes[] = {4096, 65536, 1 << 20, 16 << 20};
 #define N_SIZES 4
 
-static double flow_mibs(struct end *e, size_t size)
+static double flow_mibs(struct end *e, size_t size, double *indirect)
 {
+    struct counts before = *counts;
     uint32_t depth = size > (1u << 20) ? 4 : 8;
     uint64_t count = exsi_max_u64(16, (uint64_t)(seconds * 4e9) / size);
-    return (double)count * (double)size / 1048576.0 / flow(e, size, count, depth, false);
+    double t = flow(e, size, count, depth, false);
+    *indirect = (double)(counts->indirect - before.indirect) / ((double)count * (double)size);
+    return (double)count * (double)size / 1048576.0 / t;
 }
 
 int main(int argc, char **argv)
@@ -319,6 +345,7 @@ int main(int argc, char **argv)
     uint8_t *b = mmap(NULL, BUF, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(a, 1, BUF);
     memset(b, 2, BUF);
+    counts = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t sleeper = fork();
     if (sleeper == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -340,7 +367,7 @@ int main(int argc, char **argv)
     check(exsi_socket_query(e.ctx, e.sock, &info), "query");
 
     static double rtt[MAX_ROUNDS], rate[MAX_ROUNDS], batch[MAX_ROUNDS], thr[N_SIZES][MAX_ROUNDS],
-        lim[N_SIZES][MAX_ROUNDS], cpy[N_SIZES][MAX_ROUNDS];
+        lim[N_SIZES][MAX_ROUNDS], cpy[N_SIZES][MAX_ROUNDS], ind[N_SIZES][MAX_ROUNDS];
     for (int r = -1; r < rounds; r++) { /* one to warm up */
         int k = r < 0 ? 0 : r;
         rtt[k] = rtt_us(&e, 64, r < 0 ? 1000 : (uint64_t)(seconds * 4e5));
@@ -349,7 +376,7 @@ int main(int argc, char **argv)
         batch[k] = (double)n / flow(&e, 64, n, DEPTH, true);
         for (int s = 0; s < N_SIZES; s++) {
             lim[s][k] = vm_mibs(sleeper, a, b, sizes[s]);
-            thr[s][k] = flow_mibs(&e, sizes[s]);
+            thr[s][k] = flow_mibs(&e, sizes[s], &ind[s][k]);
             cpy[s][k] = memcpy_mibs(a, b, sizes[s]);
         }
     }
@@ -361,8 +388,8 @@ int main(int argc, char **argv)
     for (int s = 0; s < N_SIZES; s++) {
         double t = median(thr[s], rounds), l = median(lim[s], rounds), c = median(cpy[s], rounds);
         printf("%s\n  \"%zu\": {\"exs\": %.0f, \"process_vm_writev\": %.0f, \"memcpy\": %.0f, \"to_writev\": %.2f, "
-               "\"to_memcpy\": %.2f}",
-               s ? "," : "", sizes[s], t, l, c, t / l, t / c);
+               "\"to_memcpy\": %.2f, \"indirect\": %.2f}",
+               s ? "," : "", sizes[s], t, l, c, t / l, t / c, median(ind[s], rounds));
     }
     printf("}}\n");
     struct ask quit = {.what = QUIT};
