@@ -31,7 +31,7 @@ bench: .venv/test.stamp  ## exs and its peers, interleaved; JSON in build/bench.
 
 docs: .venv/docs.stamp  ## the site, in docs/_build/html; warnings are errors
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
-	@$(BIN)/python -m sphinx -W -n --keep-going -b html docs docs/_build/html
+	@PYTHONSAFEPATH=1 $(BIN)/sphinx-build -q -W -n --keep-going -b html docs docs/_build/html
 
 clean:  ## all that the other targets made
 	rm -rf .venv build build-* dist docs/_build

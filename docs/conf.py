@@ -28,5 +28,5 @@ napoleon_custom_sections = [("Cancellation", "notes_style"), ("Source", "notes_s
 nitpick_ignore_regex = [
     (r"py:.*", r"(trio|typing|collections|outcome|socket|enum|types|ssl|os|pathlib|logging|contextlib)\..*"),
     (r"py:.*", r"(_?[A-Z]\w*|int|float|bytes|bytearray|memoryview|bool|str|object|None|tuple|list|dict|property)"),
-    (r"py:.*", r"exs\._.*"),
+    (r"py:.*", r"exs\.(_\w+|api|streams|messages|queues|memory|devices|errors|events|testing|esapi)\..*"),  # home of exs.*
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 all is well, 1 some of it failed, 2 wrong usage, 3 no connection.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and end")
+    parser.add_argument("--cflags", action="store_true", help="print what a C compiler needs for exs.h")
+    parser.add_argument("--libs", action="store_true", help="print what a linker needs for libexs.a")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name: str, module: str, function: str, text: str) -> argparse.ArgumentParser:
@@ -88,6 +91,13 @@ def version() -> str:
         return "(not installed)"
 
 
+def compiler_flags(*, cflags: bool, libs: bool) -> list[str]:
+    """What a C program needs that uses the ES-API: arguments for the compiler, for the linker, or both."""
+    package = Path(__file__).resolve().parent.parent
+    flags = [f"-I{package / 'include'}"] if cflags else []
+    return flags + ([str(package / "lib" / "libexs.a"), "-pthread"] if libs else [])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -102,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         if args.version:
             print(f"exs {version()}")
+            return 0
+        if args.cflags or args.libs:
+            print(*compiler_flags(cflags=args.cflags, libs=args.libs))
             return 0
         if args.command is None:
             parser.print_help()
