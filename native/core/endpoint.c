@@ -384,6 +384,7 @@ void exsi_ep_fail(struct exsi_endpoint *ep, int error, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     ep->error = error;
+    snprintf(ep->reason, sizeof ep->reason, "%.*s", EXSI_REASON_MAX - 1, text);
     ep->state = EXSI_EP_FAILING;
     exsi_log(&ep->group->ctx->log, error == ECONNABORTED ? EXSI_LOG_DEBUG : EXSI_LOG_WARNING, ep->log_id,
              "connection ends: %s (errno %d)", text, error);

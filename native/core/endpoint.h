@@ -65,6 +65,7 @@ struct exsi_endpoint {
     uint64_t handle, log_id;
     enum exsi_ep_state state;
     int error;                          /* first error, positive; what every operation ends with */
+    char reason[EXSI_REASON_MAX];       /* of it, in words; may be empty */
     bool active;                        /* we dialled: we speak first */
     bool immediate;                     /* both sides have immediate data */
     bool opened;                        /* engine->ep_open succeeded: _free calls ep_close */

@@ -156,7 +156,7 @@ int exsi_close_shutdown(struct exsi_socket *s, int how, struct exsi_op *op)
         exsi_op_finish(op, 0, 0);
         return 0;
     }
-    s->send_shut = true;
+    s->send_shut = s->shut_asked = true;
     exsi_list_append(&s->shutdowns, &op->node);
     s->engine->shutdown_send(&s->attach);
     exsi_sock_changed(&s->attach, 0);
@@ -182,7 +182,7 @@ static void discard(struct exsi_socket *s)
 static void close_connected(struct exsi_socket *s)
 {
     s->state = EXSI_SOCK_CLOSING;
-    s->send_shut = s->recv_shut = true;
+    s->send_shut = s->shut_asked = s->recv_shut = true;
     start_timer(s, timeout_ns(s));
     s->engine->shutdown_send(&s->attach);
     (void)for_ops(s->group, s, cancel_recv, NULL);

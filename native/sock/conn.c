@@ -375,6 +375,7 @@ void exsi_conn_dead(struct exsi_socket *s)
 {
     s->dead = true;
     if (!s->attach.error) s->attach.error = s->ep->error;
+    if (s->attach.error && !s->reason[0]) memcpy(s->reason, s->ep->reason, sizeof s->reason);
     if (s->state == EXSI_SOCK_CONNECTING) {
         if (s->parent)
             orphan(s);
@@ -410,6 +411,11 @@ void exsi_conn_event(struct exsi_group *g, const struct exsi_cm_event *ev)
             on_failed(s, ev);
         return;
     }
-    case EXSI_CM_DISCONNECTED: exsi_ep_disconnected(ev->qp->user, ev->error); return;
+    case EXSI_CM_DISCONNECTED: {
+        struct exsi_endpoint *ep = ev->qp->user;
+        if (!ep->error) snprintf(ep->reason, sizeof ep->reason, "%.*s", EXSI_REASON_MAX - 1, ev->reason);
+        exsi_ep_disconnected(ep, ev->error);
+        return;
+    }
     }
 }

@@ -45,6 +45,7 @@ struct exsi_socket {
     uint64_t conn_cookie;
     struct exsi_cm_id *cm;                /* before the endpoint owns it */
     bool bound, send_shut, recv_shut;
+    bool shut_asked;                      /* send_shut by shutdown or close, not only by a send's own flag */
     bool dead;                            /* the connection is over: nothing of it is in flight */
     bool aborted, discarding, disconnecting;
     /* listener */

@@ -162,9 +162,9 @@ static bool has_established(const struct exsi_socket *s)
 uint32_t exsi_sock_ready(const struct exsi_socket *s)
 {
     if (s->state == EXSI_SOCK_LISTENING) return has_established(s) ? EXSI_CHANGE_READABLE : 0;
-    if (s->state == EXSI_SOCK_DEAD || s->dead) return EXSI_CHANGE_READABLE | EXSI_CHANGE_WRITABLE | EXSI_CHANGE_DEAD;
-    if (s->ep && s->ep->state == EXSI_EP_UP && s->attach.flow) return s->engine->ready(&s->attach);
-    return 0;
+    uint32_t bits = s->ep && s->ep->state >= EXSI_EP_UP && s->attach.flow ? s->engine->ready(&s->attach) : 0;
+    if (s->state == EXSI_SOCK_DEAD || s->dead) bits |= EXSI_CHANGE_READABLE | EXSI_CHANGE_WRITABLE | EXSI_CHANGE_DEAD;
+    return bits;
 }
 
 static void look_at(struct exsi_socket *s)

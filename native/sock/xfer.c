@@ -50,7 +50,7 @@ static int look_through(struct exsi_xfer *x, const exsi_piece *vec, int n)
     bool registered = false;
     for (int i = 0; i < n; i++) {
         if (vec[i].len > (uint64_t)INT64_MAX - x->len) return -EINVAL;
-        if (vec[i].len > 0 && !vec[i].base) return -EFAULT;
+        if (vec[i].len > 0 && !vec[i].base && !vec[i].mr) return -EFAULT;
         x->len += vec[i].len;
         registered |= vec[i].mr != 0;
     }
@@ -165,6 +165,9 @@ void exsi_xfer_finished(struct exsi_attach *at, struct exsi_op *op)
     if (op->kind == EXSI_OP_SEND) s->sends--;
     if (op->kind == EXSI_OP_RECV) s->recvs--;
     if (op->scatter) end_scatter(s, op);
+    /* Withdrawn, and its end mark with it. */
+    if (op->kind == EXSI_OP_SEND && (op->flags & EXSI_OPF_SHUT_WR) && op->error == ECANCELED && !s->shut_asked)
+        s->send_shut = false;
     /* A shutdown or close may have waited for this one. */
     if (s->state != EXSI_SOCK_CONNECTED || !exsi_list_empty(&s->shutdowns)) exsi_sock_changed(at, 0);
 }
