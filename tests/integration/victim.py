@@ -45,6 +45,7 @@ class Victim:
         esapi.exs_listen(self.listener)
         host, port, *_ = esapi.exs_getsockname(self.listener)
         self.address = (str(host), int(port))
+        self.serial = 0
         self._accepts = 0
         self._pings = 0
         self.good: tuple[int, int] | None = self._pair() if healthy else None
