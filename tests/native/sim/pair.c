@@ -180,6 +180,53 @@ bool pair_event(struct pair *p, int side, struct exsi_event *ev)
     return exsi_eq_take(p->side[side].eq, ev, 1) == 1;
 }
 
+int pair_expect(struct pair *p, int side, uint64_t cookie, int error, uint64_t value)
+{
+    struct exsi_event ev;
+    if (!pair_event(p, side, &ev)) {
+        printf("# no event, but %llu was expected\n", (unsigned long long)cookie);
+        return -1;
+    }
+    if (ev.cookie == cookie && ev.error == error && ev.value == value) return ev.flags;
+    printf("# event of %llu: error %d, value %llu, extra %llu\n", (unsigned long long)ev.cookie, ev.error,
+           (unsigned long long)ev.value, (unsigned long long)ev.extra);
+    return -1;
+}
+
+bool pair_silent(struct pair *p, int side)
+{
+    return exsi_eq_len(p->side[side].eq) == 0;
+}
+
+void pair_say(struct pair *p, int side, const struct exsi_control *c)
+{
+    uint8_t wire[EXSI_CONTROL_LEN];
+    struct exsi_endpoint *ep = p->side[side].ep;
+    exsi_control_encode(c, wire);
+    if (ep->state < EXSI_EP_FAILING) ep->engine->on_recv(ep, wire, sizeof wire, NULL);
+    exsi_group_flush(p->group);
+}
+
+void pair_say_word(struct pair *p, int side, uint32_t word)
+{
+    exsi_be32 w = exsi_put32(word);
+    struct exsi_endpoint *ep = p->side[side].ep;
+    if (ep->state < EXSI_EP_FAILING) ep->engine->on_recv(ep, &w, sizeof w, NULL);
+    exsi_group_flush(p->group);
+}
+
+int pair_logged(struct pair *p, const char *text)
+{
+    struct exsi_log_record rec[8];
+    int n, hits = 0;
+    while ((n = exsi_log_take(&p->ctx->log, rec, 8)) > 0)
+        for (int i = 0; i < n; i++) {
+            hits += strstr(rec[i].text, text) != NULL;
+            if (!strstr(rec[i].text, text)) printf("# log: %s\n", rec[i].text);
+        }
+    return hits;
+}
+
 void pair_cancel(struct pair *p, int side, uint64_t handle)
 {
     struct exsi_op *op = exsi_op_find(p->group, handle);

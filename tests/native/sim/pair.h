@@ -49,6 +49,15 @@ void pair_run(struct pair *p);
 int pair_post(struct pair *p, int side, enum exsi_op_kind kind, uint8_t *base, size_t len, size_t split, uint32_t flags,
               uint64_t cookie, uint64_t *op);
 bool pair_event(struct pair *p, int side, struct exsi_event *ev);
+/* The next event is the one of this cookie, with this error and value; returns its flags, or -1. */
+int pair_expect(struct pair *p, int side, uint64_t cookie, int error, uint64_t value);
+/* No event is there. */
+bool pair_silent(struct pair *p, int side);
+/* As if the peer of this side had sent it. */
+void pair_say(struct pair *p, int side, const struct exsi_control *c);
+void pair_say_word(struct pair *p, int side, uint32_t word);
+/* Log records since the last call that contain text. */
+int pair_logged(struct pair *p, const char *text);
 void pair_cancel(struct pair *p, int side, uint64_t op);
 uint32_t pair_ready(struct pair *p, int side);
 

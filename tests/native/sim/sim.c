@@ -474,7 +474,7 @@ static void release_key(struct sim_qp *qp)
     put_cq(qp->sim, &wc);
 }
 
-bool sim_step(struct sim *s)
+static bool step(struct sim *s, bool arrivals)
 {
     struct {
         struct sim_qp *qp;
@@ -484,7 +484,7 @@ bool sim_step(struct sim *s)
     for (int i = 0; i < QPS; i++) {
         struct sim_qp *qp = s->qps[i];
         if (!qp) continue;
-        if (qp->flushed && (qp->peer || qp->ended) && !qp->aborted) can[n].qp = qp, can[n++].what = 0;
+        if (arrivals && qp->flushed && (qp->peer || qp->ended) && !qp->aborted) can[n].qp = qp, can[n++].what = 0;
         if (qp->sdonef.len) can[n].qp = qp, can[n++].what = 1;
         if (qp->rdonef.len) can[n].qp = qp, can[n++].what = 2;
         if (qp->idonef.len) can[n].qp = qp, can[n++].what = 3;
@@ -500,6 +500,10 @@ bool sim_step(struct sim *s)
     }
     return true;
 }
+
+bool sim_step(struct sim *s) { return step(s, true); }
+bool sim_step_local(struct sim *s) { return step(s, false); }
+uint32_t sim_keys(const struct exsi_qp *q) { return qp_of(q)->keys; }
 
 void sim_link(struct exsi_qp *a, struct exsi_qp *b)
 {

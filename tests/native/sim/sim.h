@@ -35,6 +35,10 @@ bool sim_step(struct sim *sim);
 void sim_disconnect(struct exsi_qp *qp);
 /* What is posted and has not arrived at the peer. */
 uint32_t sim_in_flight(const struct exsi_qp *qp);
+/* Keys of a queue pair that are live. */
+uint32_t sim_keys(const struct exsi_qp *qp);
+/* Let everything happen but arrivals at other queue pairs: completions and ended keys. */
+bool sim_step_local(struct sim *sim);
 /* First violation in words, or NULL. */
 const char *sim_violation(const struct sim *sim);
 
