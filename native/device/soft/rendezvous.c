@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Agreeing on shared memory between two processes of one host (docs/wire/soft.md), and the part's side
- * of it: one UNIX listener for all set-ups, one page that says who sleeps.
+/* Agreeing on shared memory between two processes of one host (docs/wire/soft.md).  One UNIX listener
+ * serves all set-ups of a part.
  *
  * The active side names its listener and a token in the MPA request; the passive one connects there,
  * repeats the token, and hands over the segment (HELLO); the active one maps it and says yes or no
@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -55,19 +54,6 @@ struct stranger {
     pid_t pid;
 };
 
-struct soft_shm_part {
-    struct shm_page *page;
-    int page_fd;
-    struct exsi_watch listener;
-    struct soft_part *part;
-    uint8_t name[SOFT_NAME_MAX];
-    uint8_t name_len;
-    struct exsi_list offers;    /* soft_shm.node of the active side */
-    struct exsi_list strangers; /* oldest first */
-    uint32_t n_strangers;
-    uint64_t gone_seen; /* soft_device.regions_gone when all paths were told last */
-};
-
 /* One set-up. */
 struct soft_shm {
     struct soft_shm_ask ask;
@@ -84,7 +70,7 @@ struct soft_shm {
     struct shm_path *path; /* passive: ready and not joined */
 };
 
-/* --- the part ------------------------------------------------------------------------------------- */
+/* --- the listener --------------------------------------------------------------------------------- */
 
 static void on_listener(struct exsi_watch *w, uint32_t events);
 
@@ -108,29 +94,6 @@ static int open_listener(struct soft_shm_part *sp)
     return rc;
 }
 
-static int part_get(struct soft_part *part)
-{
-    if (part->shm) return 0;
-    struct soft_shm_part *sp = calloc(1, sizeof *sp);
-    if (!sp) return -ENOMEM;
-    void *map = NULL;
-    sp->part = part;
-    sp->listener.fd = -1;
-    exsi_list_init(&sp->offers);
-    exsi_list_init(&sp->strangers);
-    int rc = shm_memfd_new("exs-group", SHM_PAGE_BYTES, true, &sp->page_fd, &map);
-    if (rc < 0) {
-        free(sp);
-        return rc;
-    }
-    sp->page = map;
-    sp->page->magic = SHM_PAGE_MAGIC;
-    sp->page->version = SHM_VERSION;
-    atomic_store_explicit(&sp->page->sleep, part->asleep ? 1 : 0, memory_order_relaxed);
-    part->shm = sp;
-    return 0;
-}
-
 static void drop_stranger(struct stranger *s, bool close_fd)
 {
     exsi_poller_del(s->part->poller, &s->watch);
@@ -140,72 +103,9 @@ static void drop_stranger(struct stranger *s, bool close_fd)
     free(s);
 }
 
-void soft_shm_part_close(struct soft_part *part)
+void shm_strangers_drop(struct soft_shm_part *sp)
 {
-    struct soft_shm_part *sp = part->shm;
-    if (!sp) return;
     exsi_list_for_safe (s, &sp->strangers, struct stranger, node) drop_stranger(s, true);
-    if (sp->listener.fd >= 0) {
-        int fd = sp->listener.fd;
-        exsi_poller_del(part->poller, &sp->listener);
-        close(fd);
-    }
-    munmap(sp->page, SHM_PAGE_BYTES);
-    close(sp->page_fd);
-    free(sp);
-    part->shm = NULL;
-}
-
-/* Regions were closed: their memory is not free before the peers have unmapped it. */
-static void forget_regions(struct soft_shm_part *sp, uint64_t gone)
-{
-    bool all = true;
-    exsi_list_for (path, &sp->part->shm_paths, struct soft_path, node)
-        all &= shm_tx_forget_gone(exsi_container_of(path, struct shm_path, path));
-    if (all) sp->gone_seen = gone;
-}
-
-int soft_shm_part_progress(struct soft_part *part)
-{
-    uint64_t budget = SHM_PULL_BUDGET;
-    int work = 0;
-    if (!part->shm) return 0;
-    uint64_t gone = atomic_load_explicit(&part->sdev->regions_gone, memory_order_acquire);
-    if (gone != part->shm->gone_seen) forget_regions(part->shm, gone);
-    exsi_list_for_safe (path, &part->shm_paths, struct soft_path, node) {
-        work += shm_path_progress(exsi_container_of(path, struct shm_path, path), &budget);
-        if (budget) continue;
-        /* The lock has been held long enough: whoever comes behind this one is first next time. */
-        struct exsi_list *next = path->node.next;
-        if (next != &part->shm_paths) {
-            exsi_list_unlink(&part->shm_paths);
-            exsi_list_insert_before(next, &part->shm_paths);
-        }
-        break;
-    }
-    return work;
-}
-
-/* Odd: asleep.  Every change is a new value, so that a peer that has rung for the last one rings again. */
-static void set_sleep(struct soft_shm_part *sp, bool asleep)
-{
-    uint32_t now = atomic_load_explicit(&sp->page->sleep, memory_order_relaxed);
-    uint32_t next = asleep ? (now + 1) | 1 : (now + 1) & ~1u;
-    atomic_store_explicit(&sp->page->sleep, next, memory_order_seq_cst);
-    /* The flag before the last look at the rings: pairs with the fence in shm_path_wake. */
-    shm_fence();
-}
-
-void soft_shm_part_doorbell(struct soft_part *part, bool asleep)
-{
-    bool same = part->asleep == asleep;
-    part->asleep = asleep;
-    if (part->shm && (!same || asleep)) set_sleep(part->shm, asleep);
-}
-
-void shm_part_heard(struct soft_part *part)
-{
-    if (part->shm && part->asleep) set_sleep(part->shm, true);
 }
 
 /* --- common ----------------------------------------------------------------------------------------- */
@@ -234,7 +134,7 @@ static void finish(struct soft_shm *shm, struct soft_path *path, const char *rea
 
 static struct soft_shm *shm_make(const struct soft_shm_ask *ask, char *reason)
 {
-    int rc = ask->part->fault.no_shm ? -EOPNOTSUPP : part_get(ask->part);
+    int rc = ask->part->fault.no_shm ? -EOPNOTSUPP : shm_part_get(ask->part);
     struct soft_shm *shm = rc < 0 ? NULL : calloc(1, sizeof *shm);
     if (!shm) {
         if (rc == -EOPNOTSUPP)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Inside the path shm: one struct for a connection in shared memory, and what its files give each
  * other.  path_shm.c life and events, shm_ring.c the sending half, shm_pull.c the receiving half,
- * shm_map.c memory files and the messages of the UNIX socket, rendezvous.c set-up and the part. */
+ * shm_map.c memory files and the messages of the UNIX socket, rendezvous.c set-up, shm_part.c what all
+ * connections of a part share. */
 #ifndef EXSI_SOFT_SHM_H
 #define EXSI_SOFT_SHM_H
 
@@ -113,7 +114,7 @@ struct shm_path {
     int unix_fd;                      /* -1 before _join */
     struct exsi_watch watch;          /* of unix_fd, until it ended */
     struct shm_map segment;
-    struct exsi_timer again;     /* runs at once: wakes our own group */
+    struct exsi_timer again; /* runs at once: wakes our own group */
 };
 
 /* What set-up knows before the peer agrees. */
@@ -128,6 +129,20 @@ static inline uint64_t shm_page_up(uint64_t n)
 {
     return (n + SHM_HEAD_BYTES - 1) & ~(uint64_t)(SHM_HEAD_BYTES - 1);
 }
+
+/* What a part has for all its connections. */
+struct soft_shm_part {
+    struct shm_page *page;
+    int page_fd;
+    struct exsi_watch listener;
+    struct soft_part *part;
+    uint8_t name[SOFT_NAME_MAX];
+    uint8_t name_len;
+    struct exsi_list offers;    /* soft_shm.node of the active side */
+    struct exsi_list strangers; /* oldest first */
+    uint32_t n_strangers;
+    uint64_t gone_seen; /* soft_device.regions_gone when all paths were told last */
+};
 
 /* --- path_shm.c */
 /* takes segment, also when it fails. */
@@ -176,6 +191,12 @@ EXSI_MUST_CHECK int shm_recv_msg(int unix_fd, struct shm_msg *m, int fds[SHM_MAX
 void shm_close_fds(int *fds, int n);
 
 /* --- rendezvous.c */
+/* Connections to the listener that have not said what they are. */
+void shm_strangers_drop(struct soft_shm_part *sp);
+
+/* --- shm_part.c */
+/* The part's state in shared memory, made at first use. */
+EXSI_MUST_CHECK int shm_part_get(struct soft_part *part);
 /* A ring was heard: whoever still sleeps must be rung again. */
 void shm_part_heard(struct soft_part *part);
 
