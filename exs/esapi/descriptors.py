@@ -130,11 +130,12 @@ class Post:
 class QHandle:
     """An event queue of ES-API; opaque but for its descriptor."""
 
-    __slots__ = ("backlog", "process", "queue", "wait")
+    __slots__ = ("backlog", "depth", "process", "queue", "wait")
 
     def __init__(self, process: Process, depth: int) -> None:
         self.process: Process = process
         self.queue: _native.EventQueue = _native.EventQueue(process.ctx, depth, process.group)
+        self.depth: int = depth
         self.wait: str = _config.environment().wait
         self.backlog: list[RawEvent] = []  # taken from the core when a signal struck, not handed out yet
 
@@ -319,7 +320,7 @@ class Process:
         settings = _config.environment()
         mode = _native.WAITS[qh.wait]
         deadline = None if timeout is None else time.monotonic() + timeout
-        sliced = threading.current_thread() is threading.main_thread() or qh.wait == "busy"
+        sliced = threading.get_ident() == threading.main_thread().ident or qh.wait == "busy"
         taken, qh.backlog[:most] = qh.backlog[:most], []
         batch.clear()
         try:

@@ -97,7 +97,7 @@ def exs_qdequeue(qh: QHandle, count: int = 1, timeout: float | None = None) -> l
     process = descriptors.process()
     most = abs(count)
     least = most if count < 0 else 1
-    if not count or most > EXS_EVTVEC_MAX or (count < 0 and most > qh.queue.depth()):
+    if not count or most > EXS_EVTVEC_MAX or (count < 0 and most > qh.depth):
         raise from_errno(errno.EINVAL)
     batch = process.private().batch
     if timeout is not None and timeout <= 0:
@@ -133,7 +133,7 @@ def exs_qmodify(qh: QHandle, attr: int, value: int) -> None:
     """
     descriptors.process()
     if attr == EXS_QATTR_DEPTH and value > 0:
-        qh.queue.depth(value)
+        qh.depth = qh.queue.depth(value)
     elif attr == EXS_QATTR_WAIT and value in _WAITS:
         qh.wait = _WAITS[QueueWait(value)]
     elif attr == EXS_QATTR_SIGNAL and value == EXS_SIG_ENABLE:
@@ -150,7 +150,7 @@ def exs_qstatus(qh: QHandle, attr: int) -> int:
     """
     descriptors.process()
     if attr == EXS_QATTR_DEPTH:
-        return qh.queue.depth()
+        return qh.depth
     if attr == EXS_QATTR_EVENTS:
         return qh.queue.count() + len(qh.backlog)
     if attr == EXS_QATTR_WAIT:

@@ -40,13 +40,15 @@ if TYPE_CHECKING:
     from exs._native import Span
     from exs.esapi.descriptors import Descriptor, Process, QHandle
 
-# Plain numbers: the complement of an IntFlag has only bits that it knows, and the unknown ones are to be refused.
+# Plain numbers: the complement of an IntFlag has only bits that it knows, and the unknown ones are to be refused;
+# and its operators cost more than the rest of a call.
+_DONTWAIT, _WAITALL, _SHUT_WR = int(MSG_DONTWAIT), int(MSG_WAITALL), int(EXS_SHUT_WR)
 _SEND_FLAGS = int(MSG_DONTWAIT | MSG_NOSIGNAL | EXS_SHUT_WR)
 _RECV_FLAGS = int(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_WAITALL)
 _POLL_FLAGS = int(EXS_POLLIN | EXS_POLLOUT)
 _ACCESS = int(EXS_ACCESS_READ | EXS_ACCESS_WRITE)
 # Bits that the socket API knows and this one does not offer, as opposed to bits that mean nothing.
-_FOREIGN_FLAGS = socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTROUTE | socket.MSG_TRUNC | socket.MSG_CTRUNC
+_FOREIGN_FLAGS = int(socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTROUTE | socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class MHandle:
@@ -107,37 +109,40 @@ def exs_mderegister(mh: MHandle) -> None:
 def _span(buf: Buffer, length: int | None, mh: MHandle, *, write: bool) -> Span:
     """The range that a transfer names."""
     span = _native.writable(buf) if write else _native.readable(buf)
-    size = span.length if length is None else length
-    if not 0 <= size <= span.length:
-        raise from_errno(errno.EFAULT, f"{size} bytes do not fit in a buffer of {span.length}")
+    if isinstance(buf, _native.Span):
+        span = _native.Span(span.pointer, span.length)  # what names the memory here is the handle
+    if length is not None:
+        if not 0 <= length <= span.length:
+            raise from_errno(errno.EFAULT, f"{length} bytes do not fit in a buffer of {span.length}")
+        span.length = length
     region = mh._region
-    if region is None:
-        handle, flags = 0, span.flags
-    elif region.closed:
-        raise from_errno(errno.EINVAL, "the memory handle is not valid any more")
-    else:
-        handle, flags = region.handle, 0
-    return _native.Span(span.pointer, size, handle, flags)
+    if region is not None:
+        if region.closed:
+            raise from_errno(errno.EINVAL, "the memory handle is not valid any more")
+        span.handle, span.flags = region.handle, 0
+    return span
 
 
 def _send_flags(flags: int) -> int:
+    flags = int(flags)
     if not flags:
         return 0
     if flags & _FOREIGN_FLAGS:
         raise from_errno(errno.EOPNOTSUPP, "a flag of the socket API that ES-API does not offer")
     if flags & ~_SEND_FLAGS:
         raise from_errno(errno.EINVAL)
-    return _native.SHUT_WR_AFTER if flags & EXS_SHUT_WR else 0
+    return _native.SHUT_WR_AFTER if flags & _SHUT_WR else 0
 
 
 def _recv_flags(flags: int) -> int:
+    flags = int(flags)
     if not flags:
         return 0
     if flags & _FOREIGN_FLAGS:
         raise from_errno(errno.EOPNOTSUPP, "a flag of the socket API that ES-API does not offer")
     if flags & ~_RECV_FLAGS:
         raise from_errno(errno.EINVAL)
-    return _native.WAITALL if flags & MSG_WAITALL else 0
+    return _native.WAITALL if flags & _WAITALL else 0
 
 
 def _would_wait(process: Process, descriptor: Descriptor, flags: int, *, send: bool) -> bool:
@@ -145,7 +150,7 @@ def _would_wait(process: Process, descriptor: Descriptor, flags: int, *, send: b
 
     A send that can start is made, and waited for: how much of it is out is not for the sender to see.
     """
-    if not descriptor.nonblocking and not flags & MSG_DONTWAIT:
+    if not descriptor.nonblocking and not int(flags) & _DONTWAIT:
         return False
     return not send or not process.ctx.query(descriptor.handle).writable
 
