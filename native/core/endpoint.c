@@ -129,8 +129,7 @@ void exsi_ep_free(struct exsi_endpoint *ep)
 
 void exsi_group_reap(struct exsi_group *g)
 {
-    exsi_list_for_safe(ep, &g->dead, struct exsi_endpoint, group_node)
-    {
+    exsi_list_for_safe (ep, &g->dead, struct exsi_endpoint, group_node) {
         exsi_list_unlink(&ep->group_node);
         free(ep->recv_mem);
         free(ep->sq_fifo);

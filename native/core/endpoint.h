@@ -21,22 +21,22 @@ struct exsi_endpoint;
 
 /* What a change means for the socket above; bits. */
 enum exsi_change {
-    EXSI_CHANGE_READABLE = 1,   /* a receive would not wait now */
-    EXSI_CHANGE_WRITABLE = 2,   /* a one-byte send would not wait now */
-    EXSI_CHANGE_PEER_FIN = 4,   /* the peer will send no more, all before it was delivered to the ring */
-    EXSI_CHANGE_FIN_ACKED = 8,  /* our FIN and all before it was processed */
-    EXSI_CHANGE_FIN_SENT = 16,  /* our FIN was given to the device */
-    EXSI_CHANGE_DEAD = 32,      /* attach->error is set, every operation has ended */
+    EXSI_CHANGE_READABLE = 1,  /* a receive would not wait now */
+    EXSI_CHANGE_WRITABLE = 2,  /* a one-byte send would not wait now */
+    EXSI_CHANGE_PEER_FIN = 4,  /* the peer will send no more, all before it was delivered to the ring */
+    EXSI_CHANGE_FIN_ACKED = 8, /* our FIN and all before it was processed */
+    EXSI_CHANGE_FIN_SENT = 16, /* our FIN was given to the device */
+    EXSI_CHANGE_DEAD = 32,     /* attach->error is set, every operation has ended */
 };
 
 /* A socket's place at an endpoint; embedded in the socket. */
 struct exsi_attach {
-    struct exsi_list node;              /* endpoint->attached */
-    struct exsi_endpoint *ep;           /* NULL: not attached */
-    void *flow;                         /* the engine's per-socket state */
-    uint64_t socket;                    /* handle, for events and logs */
+    struct exsi_list node;    /* endpoint->attached */
+    struct exsi_endpoint *ep; /* NULL: not attached */
+    void *flow;               /* the engine's per-socket state */
+    uint64_t socket;          /* handle, for events and logs */
     struct exsi_stats *stats;
-    int error;                          /* first error, positive errno; 0: healthy */
+    int error; /* first error, positive errno; 0: healthy */
     /* Upward, set by the socket; called under the group's lock from inside the engine: only note. */
     void (*changed)(struct exsi_attach *at, uint32_t what);
     /* An operation ends (its counts and queues are the socket's): before it is freed; may be NULL. */
@@ -61,23 +61,23 @@ struct exsi_endpoint {
     struct exsi_cm_id *cm;
     struct exsi_list group_node, dirty_node;
     struct exsi_list attached;
-    struct exsi_stats *stats;           /* of the one socket, or the endpoint's own */
+    struct exsi_stats *stats; /* of the one socket, or the endpoint's own */
     uint64_t handle, log_id;
     enum exsi_ep_state state;
-    int error;                          /* first error, positive; what every operation ends with */
-    char reason[EXSI_REASON_MAX];       /* of it, in words; may be empty */
-    bool active;                        /* we dialled: we speak first */
-    bool immediate;                     /* both sides have immediate data */
-    bool opened;                        /* engine->ep_open succeeded: _free calls ep_close */
-    bool room_wanted;                   /* exsi_ep_room said no: on_room is owed */
+    int error;                    /* first error, positive; what every operation ends with */
+    char reason[EXSI_REASON_MAX]; /* of it, in words; may be empty */
+    bool active;                  /* we dialled: we speak first */
+    bool immediate;               /* both sides have immediate data */
+    bool opened;                  /* engine->ep_open succeeded: _free calls ep_close */
+    bool room_wanted;             /* exsi_ep_room said no: on_room is owed */
     struct exsi_ep_attr attr;
     uint8_t *recv_mem;
     struct exsi_dmr *recv_mr;
     /* Send budget: posted and not retired; unsignalled ones retire with the next signalled one. */
     uint32_t sq_used, sq_unsignalled;
-    uint16_t *sq_fifo;                  /* requests that each signalled completion retires */
+    uint16_t *sq_fifo; /* requests that each signalled completion retires */
     uint32_t sq_fifo_head, sq_fifo_len;
-    void *owner;                        /* sock/conn.c's */
+    void *owner; /* sock/conn.c's */
 };
 
 EXSI_MUST_CHECK int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi_engine_ops *engine,
@@ -113,7 +113,8 @@ EXSI_MUST_CHECK int exsi_ep_write(struct exsi_endpoint *ep, uint64_t wr_id, cons
 /* WRITE without a notice (SMC-R: CDC follows as a SEND of its own). */
 EXSI_MUST_CHECK int exsi_ep_write_silent(struct exsi_endpoint *ep, uint64_t wr_id, const void *src, uint32_t len,
                                          struct exsi_dmr *mr, uint64_t raddr, uint32_t rkey);
-EXSI_MUST_CHECK int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey);
+EXSI_MUST_CHECK int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *mr, void *addr, size_t len,
+                                     uint32_t *rkey);
 /* 0: dead now; 1: engine->on_invalidated(wr_id) will say so. */
 EXSI_MUST_CHECK int exsi_ep_key_invalidate(struct exsi_endpoint *ep, uint32_t rkey, uint64_t wr_id);
 /* Connection is over because of ERROR (positive); reason goes to the log.  Flushes; on_error follows. */

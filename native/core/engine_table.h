@@ -10,11 +10,11 @@
 #include "wire/exs_wire.h"
 
 struct exsi_engine_config {
-    uint32_t ring_bytes;        /* stream: intermediate ring */
-    uint32_t max_adverts;       /* advertisements of the peer that we remember */
-    uint32_t recv_slots;        /* receives posted for the peer: its credits */
-    uint64_t max_transfer;      /* largest single WRITE */
-    uint32_t direct_threshold;  /* bytes; see es-api 2.3.9 */
+    uint32_t ring_bytes;       /* stream: intermediate ring */
+    uint32_t max_adverts;      /* advertisements of the peer that we remember */
+    uint32_t recv_slots;       /* receives posted for the peer: its credits */
+    uint64_t max_transfer;     /* largest single WRITE */
+    uint32_t direct_threshold; /* bytes; see es-api 2.3.9 */
     uint32_t direct_hold_us;
     bool strict_keys;
 };
@@ -43,8 +43,8 @@ struct exsi_engine_ops {
     void (*on_error)(struct exsi_endpoint *ep);
 
     /* --- socket half --- */
-    int (*attach)(struct exsi_attach *at);      /* makes at->flow */
-    void (*detach)(struct exsi_attach *at);     /* every operation has ended; frees at->flow */
+    int (*attach)(struct exsi_attach *at);  /* makes at->flow */
+    void (*detach)(struct exsi_attach *at); /* every operation has ended; frees at->flow */
     /* Take the op: 0 accepted (it may have been finished already), or -errno refused, op untouched. */
     int (*send)(struct exsi_attach *at, struct exsi_op *op);
     int (*recv)(struct exsi_attach *at, struct exsi_op *op);

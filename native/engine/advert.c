@@ -147,7 +147,8 @@ void exsi_flow_unadvertise(struct exsi_flow *f, struct exsi_op *op)
 struct exsi_op *exsi_flow_first_live(struct exsi_flow *f)
 {
     if (f->live_adverts == 0) return NULL;
-    exsi_list_for(op, &f->recvs, struct exsi_op, node) if (op->e.recv.adv_id) return op;
+    exsi_list_for (op, &f->recvs, struct exsi_op, node)
+        if (op->e.recv.adv_id) return op;
     return NULL;
 }
 
@@ -210,7 +211,7 @@ void exsi_flow_cancel_recv(struct exsi_flow *f, struct exsi_op *op)
 
 void exsi_flow_cancel_all_recvs(struct exsi_flow *f)
 {
-    exsi_list_for_safe(op, &f->recvs, struct exsi_op, node) exsi_flow_cancel_recv(f, op);
+    exsi_list_for_safe (op, &f->recvs, struct exsi_op, node) exsi_flow_cancel_recv(f, op);
 }
 
 void exsi_flow_end_recvs(struct exsi_flow *f, int error)
@@ -234,8 +235,7 @@ void exsi_flow_end_recvs(struct exsi_flow *f, int error)
 bool exsi_flow_pump_revokes(struct exsi_flow *f)
 {
     if (!f->revokes_wanted) return true;
-    exsi_list_for(op, &f->recvs, struct exsi_op, node)
-    {
+    exsi_list_for (op, &f->recvs, struct exsi_op, node) {
         if (op->e.recv.revoke != EXSI_REVOKE_WANTED) continue;
         /* The peer remembers as many as it does advertisements. */
         if (f->revokes_out >= f->peer_adverts) return true;
@@ -252,8 +252,7 @@ struct exsi_op *exsi_flow_revoked(struct exsi_flow *f, uint32_t id)
 {
     if (f->revokes_out == 0) return NULL;
     f->revokes_out--;
-    exsi_list_for(op, &f->recvs, struct exsi_op, node)
-    {
+    exsi_list_for (op, &f->recvs, struct exsi_op, node) {
         if (op->e.recv.adv_id == id && op->e.recv.revoke == EXSI_REVOKE_SENT) return op;
     }
     return NULL;

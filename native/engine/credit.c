@@ -240,7 +240,9 @@ bool exsi_flow_header(struct exsi_flow *f, const struct exsi_control *c)
         f->pong_wanted = true;
         f->pong_seq = c->seq;
         return false;
-    case EXSI_CTL_RESET: exsi_ep_fail(f->ep, ECONNRESET, "the peer reset the connection, reason %u", c->len); return false;
+    case EXSI_CTL_RESET:
+        exsi_ep_fail(f->ep, ECONNRESET, "the peer reset the connection, reason %u", c->len);
+        return false;
     case EXSI_CTL_REVOKE: exsi_flow_revoke_arrived(f, c->id); return false;
     default: return true;
     }

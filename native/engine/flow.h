@@ -41,13 +41,13 @@ enum exsi_revoke { EXSI_REVOKE_NONE, EXSI_REVOKE_WANTED, EXSI_REVOKE_SENT };
 
 struct exsi_flow {
     struct exsi_endpoint *ep;
-    struct exsi_attach *at;        /* NULL: the socket is gone, or not there yet */
+    struct exsi_attach *at; /* NULL: the socket is gone, or not there yet */
     struct exsi_engine_config cfg;
-    bool live;                     /* we may send: up, and for the passive side, spoken to */
-    bool opened;                   /* our first message is out */
-    bool stalled;                  /* waits for credit; counted once */
-    bool dead;                     /* on_error was called */
-    int error;                     /* what operations end with after that; 0: the end was in order */
+    bool live;    /* we may send: up, and for the passive side, spoken to */
+    bool opened;  /* our first message is out */
+    bool stalled; /* waits for credit; counted once */
+    bool dead;    /* on_error was called */
+    int error;    /* what operations end with after that; 0: the end was in order */
 
     /* Credits: receives of the peer that we may use, and ours that we owe back. */
     uint32_t credit, peer_slots;
@@ -60,35 +60,38 @@ struct exsi_flow {
     /* Sending.  sends holds every send that has not ended, in order; those before unposted are out. */
     struct exsi_list sends;
     struct exsi_op *unposted;
-    struct exsi_advert *adverts;   /* FIFO of cfg.max_adverts */
+    struct exsi_advert *adverts; /* FIFO of cfg.max_adverts */
     uint32_t adv_head, adv_len;
-    uint32_t adv_last;             /* last id seen */
-    bool adv_wild;                 /* ids do not count up by one: look for repeats */
-    uint32_t *revoked;             /* FIFO of REVOKED answers that we owe, cfg.max_adverts */
+    uint32_t adv_last; /* last id seen */
+    bool adv_wild;     /* ids do not count up by one: look for repeats */
+    uint32_t *revoked; /* FIFO of REVOKED answers that we owe, cfg.max_adverts */
     uint32_t revoked_head, revoked_len;
-    uint64_t sent;                 /* seq: bytes (stream) or messages (seqpacket) given to the device */
+    uint64_t sent; /* seq: bytes (stream) or messages (seqpacket) given to the device */
     bool fin_wanted, fin_sent, fin_acked;
-    bool shut_asked;               /* fin_wanted by shutdown, not only by a send's own flag */
-    bool broken;                   /* a send was cut: this direction refuses more */
+    bool shut_asked; /* fin_wanted by shutdown, not only by a send's own flag */
+    bool broken;     /* a send was cut: this direction refuses more */
 
     /* Receiving.  recvs in posting order; ending: have their result, wait for a key to end. */
     struct exsi_list recvs, ending;
-    struct exsi_op *next_advert;   /* first receive that is not wholly advertised, or NULL */
+    struct exsi_op *next_advert; /* first receive that is not wholly advertised, or NULL */
     uint32_t last_id, live_adverts;
     uint32_t revokes_wanted, revokes_out;
-    uint32_t keys_pending;         /* invalidations on their way */
-    int bind_error;                /* of the last key_bind, positive; 0: it went well */
-    uint64_t arrived;              /* rarr: bytes or messages */
-    uint64_t freed, acked;         /* icop, iack (0 in seqpacket) */
-    bool eof, eof_told;            /* FIN processed; the peer was told */
+    uint32_t keys_pending; /* invalidations on their way */
+    int bind_error;        /* of the last key_bind, positive; 0: it went well */
+    uint64_t arrived;      /* rarr: bytes or messages */
+    uint64_t freed, acked; /* icop, iack (0 in seqpacket) */
+    bool eof, eof_told;    /* FIN processed; the peer was told */
     bool ack_wanted, pong_wanted;
     bool recv_shut;
     uint64_t pong_seq;
 
-    uint32_t seen;                 /* enum exsi_change bits last reported */
+    uint32_t seen; /* enum exsi_change bits last reported */
 };
 
-static inline struct exsi_flow *exsi_flow_of(const struct exsi_attach *at) { return at->flow; }
+static inline struct exsi_flow *exsi_flow_of(const struct exsi_attach *at)
+{
+    return at->flow;
+}
 
 /* --- credit.c -------------------------------------------------------------------------------- */
 
@@ -151,7 +154,10 @@ void exsi_flow_end_all(struct exsi_flow *f);
 /* --- advert.c -------------------------------------------------------------------------------- */
 
 /* The peer's. */
-static inline struct exsi_advert *exsi_flow_advert(struct exsi_flow *f) { return &f->adverts[f->adv_head]; }
+static inline struct exsi_advert *exsi_flow_advert(struct exsi_flow *f)
+{
+    return &f->adverts[f->adv_head];
+}
 /* Remember an ADVERT; false: the connection failed. */
 bool exsi_flow_advert_add(struct exsi_flow *f, const struct exsi_control *c);
 void exsi_flow_advert_pop(struct exsi_flow *f);

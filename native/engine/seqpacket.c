@@ -11,13 +11,13 @@
 struct seqpacket {
     struct exsi_flow f;
     /* Sending: the advertisement that the message at f.unposted has begun to fill. */
-    struct exsi_advert cur;       /* id 0: none */
-    uint64_t limit;               /* bytes of the message that go out */
-    bool ended;                   /* its last segment is out */
+    struct exsi_advert cur; /* id 0: none */
+    uint64_t limit;         /* bytes of the message that go out */
+    bool ended;             /* its last segment is out */
     /* Receiving: LENGTH came for the message that is next; 0: none. */
     uint64_t full_len;
-    bool begun;                   /* segments of a message came, its end did not */
-    uint32_t sinks;               /* after SHUT_RD: empty advertisements that swallow messages */
+    bool begun;     /* segments of a message came, its end did not */
+    uint32_t sinks; /* after SHUT_RD: empty advertisements that swallow messages */
 };
 
 /* Enough that a sender whose messages nobody wants does not wait for us. */
@@ -32,8 +32,7 @@ static uint32_t ready_bits(struct seqpacket *s)
 {
     struct exsi_flow *f = &s->f;
     uint32_t bits = exsi_flow_ready(f);
-    if (!f->fin_wanted && !f->unposted && f->adv_len && f->opened &&
-        exsi_flow_may_send(f, exsi_ep_write_cost(f->ep)))
+    if (!f->fin_wanted && !f->unposted && f->adv_len && f->opened && exsi_flow_may_send(f, exsi_ep_write_cost(f->ep)))
         bits |= EXSI_CHANGE_WRITABLE;
     return bits;
 }

@@ -27,8 +27,7 @@ static void check_adverts(const struct exsi_stream *s)
 {
     const struct exsi_flow *f = &s->f;
     uint32_t live = 0, i = 0;
-    exsi_list_for(op, &f->recvs, struct exsi_op, node)
-    {
+    exsi_list_for (op, &f->recvs, struct exsi_op, node) {
         if (op->e.recv.adv_id == 0) continue;
         live++;
         assert(op->e.recv.adv_ind == s->iarr && op->e.recv.adv_len <= op->len - op->done);
@@ -52,7 +51,10 @@ static void check(const struct exsi_stream *s)
     check_adverts(s);
 }
 #else
-static void check(const struct exsi_stream *s) { (void)s; }
+static void check(const struct exsi_stream *s)
+{
+    (void)s;
+}
 #endif
 
 /* --- what to send, in order --------------------------------------------------------------------------- */
@@ -118,8 +120,8 @@ static int ring_open(struct exsi_stream *s)
     struct exsi_endpoint *ep = s->f.ep;
     struct exsi_ctx *ctx = ep->group->ctx;
     void *addr;
-    EXSI_TRY(exsi_mr_allocate(ctx, s->ring_len, EXSI_MR_READ | EXSI_MR_WRITE | EXSI_MR_ONE_PEER, &s->ring_handle,
-                              &addr));
+    EXSI_TRY(
+        exsi_mr_allocate(ctx, s->ring_len, EXSI_MR_READ | EXSI_MR_WRITE | EXSI_MR_ONE_PEER, &s->ring_handle, &addr));
     s->ring = addr;
     EXSI_TRY(exsi_mr_get(ctx, s->ring_handle, addr, s->ring_len, EXSI_MR_WRITE, &s->ring_mr));
     EXSI_TRY(exsi_mr_on(ctx, s->ring_mr, ep->dev, &s->ring_dmr));

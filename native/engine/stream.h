@@ -14,20 +14,20 @@ struct exsi_stream {
     /* Towards the peer: its ring, and how much of it we have used. */
     uint64_t isent, ifreed;
     uint64_t peer_ring;
-    uint32_t peer_rkey, peer_len;  /* rkey 0: not told yet */
-    uint32_t put;                  /* isent mod peer_len */
-    struct exsi_timer hold;        /* a large send waits a moment for an advertisement */
-    bool advert_seen;              /* one came since the last wait was in vain */
+    uint32_t peer_rkey, peer_len; /* rkey 0: not told yet */
+    uint32_t put;                 /* isent mod peer_len */
+    struct exsi_timer hold;       /* a large send waits a moment for an advertisement */
+    bool advert_seen;             /* one came since the last wait was in vain */
 
     /* From the peer: our ring. */
     uint64_t iarr, icop;
-    uint32_t get;                  /* icop mod ring_len */
+    uint32_t get; /* icop mod ring_len */
     uint32_t ring_len, ring_rkey;
     uint8_t *ring;
     uint64_t ring_handle;
     struct exsi_mr *ring_mr;
     struct exsi_dmr *ring_dmr;
-    bool ring_late;                /* the key was not in our hello: RING is our first message */
+    bool ring_late; /* the key was not in our hello: RING is our first message */
 };
 
 /* Everything that can be sent now, then tell the socket what changed: last step of every entry. */

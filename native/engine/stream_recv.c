@@ -94,8 +94,7 @@ void exsi_stream_settle(struct exsi_stream *s)
 /* b and c: indirect bytes came, so every advertisement is void. */
 static void void_adverts(struct exsi_flow *f)
 {
-    exsi_list_for(op, &f->recvs, struct exsi_op, node)
-    {
+    exsi_list_for (op, &f->recvs, struct exsi_op, node) {
         if (f->live_adverts == 0) break;
         exsi_flow_unadvertise(f, op);
     }
@@ -104,8 +103,7 @@ static void void_adverts(struct exsi_flow *f)
 
 static void end_cancelling(struct exsi_flow *f)
 {
-    exsi_list_for_safe(op, &f->recvs, struct exsi_op, node)
-    {
+    exsi_list_for_safe (op, &f->recvs, struct exsi_op, node) {
         if (op->cancelling && op->e.recv.adv_id == 0) exsi_flow_end_cancelled(f, op);
     }
 }

@@ -59,7 +59,8 @@ static bool send_indirect(struct exsi_stream *s, struct exsi_op *op, const uint8
     if (!EXSI_FAULT(ring_wrap)) most = exsi_min_u64(most, s->peer_len - s->put);
     uint32_t k = (uint32_t)exsi_min_u64(len, most);
     uint64_t raddr = s->peer_ring + s->put;
-    if (!exsi_flow_write(f, op, src, dmr, k, raddr, s->peer_rkey, exsi_word(EXSI_WORD_INDIRECT, false, k))) return false;
+    if (!exsi_flow_write(f, op, src, dmr, k, raddr, s->peer_rkey, exsi_word(EXSI_WORD_INDIRECT, false, k)))
+        return false;
     f->sent += k;
     s->isent += k;
     s->put += k;

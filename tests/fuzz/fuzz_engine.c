@@ -22,13 +22,22 @@ static void deaf_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr 
     (void)cfg;
     *out = (struct exsi_ep_attr){.recv_slots = 64, .recv_slot_len = EXSI_CONTROL_LEN, .send_wr = 64};
 }
-static void deaf_ep(struct exsi_endpoint *ep) { (void)ep; }
+static void deaf_ep(struct exsi_endpoint *ep)
+{
+    (void)ep;
+}
 static void deaf_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word)
 {
     (void)ep, (void)data, (void)len, (void)word;
 }
-static void deaf_write(struct exsi_endpoint *ep, uint64_t id, int error) { (void)ep, (void)id, (void)error; }
-static void deaf_key(struct exsi_endpoint *ep, uint64_t id) { (void)ep, (void)id; }
+static void deaf_write(struct exsi_endpoint *ep, uint64_t id, int error)
+{
+    (void)ep, (void)id, (void)error;
+}
+static void deaf_key(struct exsi_endpoint *ep, uint64_t id)
+{
+    (void)ep, (void)id;
+}
 static const struct exsi_engine_ops deaf = {.name = "deaf",
                                             .ep_attr = deaf_attr,
                                             .on_up = deaf_ep,
@@ -42,7 +51,10 @@ struct input {
     const uint8_t *at, *end;
 };
 
-static uint8_t next(struct input *in) { return in->at < in->end ? *in->at++ : 0; }
+static uint8_t next(struct input *in)
+{
+    return in->at < in->end ? *in->at++ : 0;
+}
 
 static struct {
     struct pair p;
@@ -70,7 +82,8 @@ static void operate(struct input *in, uint8_t what)
     case 1: {
         uint32_t flags = how & 0x40 ? EXSI_OPF_WAITALL | EXSI_OPF_STRICT_SIZE : 0;
         enum exsi_op_kind kind = what & 1 ? EXSI_OP_RECV : EXSI_OP_SEND;
-        if (f.posted - f.ended < 60 && pair_post(&f.p, 0, kind, s->memory + 64 * i, how & 63, 0, flags, 0, &f.ops[i]) == 0)
+        if (f.posted - f.ended < 60 &&
+            pair_post(&f.p, 0, kind, s->memory + 64 * i, how & 63, 0, flags, 0, &f.ops[i]) == 0)
             f.posted++;
         break;
     }

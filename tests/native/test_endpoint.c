@@ -14,21 +14,33 @@ struct notes {
     bool ordered;
     uint32_t last_len;
     uint8_t last[EXSI_CONTROL_LEN];
-    bool answer;             /* answer every message with one */
-    bool fill;               /* on room: fill the queue again */
+    bool answer; /* answer every message with one */
+    bool fill;   /* on room: fill the queue again */
 };
 
 static struct notes notes[2];
 
-static struct notes *of(const struct exsi_endpoint *ep) { return &notes[ep == p.side[1].ep]; }
+static struct notes *of(const struct exsi_endpoint *ep)
+{
+    return &notes[ep == p.side[1].ep];
+}
 
 static void ep_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr *out)
 {
     *out = (struct exsi_ep_attr){.recv_slots = cfg->recv_slots, .recv_slot_len = EXSI_CONTROL_LEN, .send_wr = 16};
 }
-static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg) { return (void)ep, (void)cfg, 0; }
-static void ep_close(struct exsi_endpoint *ep) { (void)ep; }
-static void on_up(struct exsi_endpoint *ep) { of(ep)->up++; }
+static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
+{
+    return (void)ep, (void)cfg, 0;
+}
+static void ep_close(struct exsi_endpoint *ep)
+{
+    (void)ep;
+}
+static void on_up(struct exsi_endpoint *ep)
+{
+    of(ep)->up++;
+}
 
 static void on_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word)
 {
@@ -67,7 +79,10 @@ static int attach(struct exsi_attach *at)
     at->flow = at->ep;
     return 0;
 }
-static void detach(struct exsi_attach *at) { at->flow = NULL; }
+static void detach(struct exsi_attach *at)
+{
+    at->flow = NULL;
+}
 
 static const struct exsi_engine_ops engine = {
     .name = "notes",
@@ -109,10 +124,12 @@ static void test_messages(void)
     must(exsi_ep_send(ep, "hello", 5, true) == 0);
     ok(!exsi_list_empty(&ep->dirty_node), "a post makes the endpoint dirty");
     pair_run(&p);
-    ok(exsi_list_empty(&ep->dirty_node) && notes[1].recvs == 1 && notes[1].last_len == 5 && !memcmp(notes[1].last, "hello", 5),
+    ok(exsi_list_empty(&ep->dirty_node) && notes[1].recvs == 1 && notes[1].last_len == 5 &&
+           !memcmp(notes[1].last, "hello", 5),
        "a message arrives as a copy");
     uint8_t large[128] = {0};
-    ok(exsi_ep_send(ep, large, sizeof large, false) == -EMSGSIZE && ep->state == EXSI_EP_UP, "longer than what is copied: refused");
+    ok(exsi_ep_send(ep, large, sizeof large, false) == -EMSGSIZE && ep->state == EXSI_EP_UP,
+       "longer than what is copied: refused");
     pair_drop(&p);
 }
 
@@ -133,7 +150,8 @@ static void test_repost(void)
 static void write_to(int from, uint64_t id, uint32_t at, uint32_t len, uint32_t rkey)
 {
     struct side *a = &p.side[from], *b = &p.side[1 - from];
-    must(exsi_ep_write(a->ep, id, a->memory + at, len, a->dmr, (uint64_t)(uintptr_t)b->memory + at, rkey, 0x40000000 | len) == 0);
+    must(exsi_ep_write(a->ep, id, a->memory + at, len, a->dmr, (uint64_t)(uintptr_t)b->memory + at, rkey,
+                       0x40000000 | len) == 0);
 }
 
 static void test_writes(bool immediate)
@@ -152,7 +170,8 @@ static void test_writes(bool immediate)
     ok(notes[0].rooms == 0 && ep->room_wanted, "on_room is owed");
     pair_run(&p);
     ok(notes[0].writes == n && notes[0].ordered && notes[0].rooms > 0, "each completes, in order, and room comes back");
-    ok(notes[1].recvs == n && notes[1].words == (immediate ? n : 0), "a notice each, %s", immediate ? "as immediate data" : "as a message");
+    ok(notes[1].recvs == n && notes[1].words == (immediate ? n : 0), "a notice each, %s",
+       immediate ? "as immediate data" : "as a message");
     ok(p.side[1].memory[0] == 0x5a && p.side[1].memory[10 * n - 1] == 0x5a && !p.side[1].memory[10 * n], "the bytes");
     for (int i = 0; i < 50; i++) {
         must(exsi_ep_room(ep, cost));
@@ -160,7 +179,8 @@ static void test_writes(bool immediate)
         pair_run(&p);
     }
     ok(notes[0].writes == n && notes[1].recvs == n + 50, "a notice alone has no completion of its own");
-    must(exsi_ep_write_silent(ep, n + 1, p.side[0].memory, 10, p.side[0].dmr, (uint64_t)(uintptr_t)p.side[1].memory, rkey) == 0);
+    must(exsi_ep_write_silent(ep, n + 1, p.side[0].memory, 10, p.side[0].dmr, (uint64_t)(uintptr_t)p.side[1].memory,
+                              rkey) == 0);
     pair_run(&p);
     ok(notes[0].writes == n + 1 && notes[1].recvs == n + 50, "a silent WRITE has no notice");
     ok(exsi_ep_key_invalidate(p.side[1].ep, rkey, 3) == 1, "a key takes its time to end");
@@ -190,10 +210,12 @@ static void test_end(void)
     must(exsi_ep_send(ep, "late", 4, false) == 0);
     exsi_ep_fail(ep, EIO, "because %d", 1);
     exsi_ep_fail(ep, EPROTO, "this comes second");
-    ok(ep->error == EIO && ep->state == EXSI_EP_FAILING && notes[0].errors == 0, "the first error counts, the end is not there yet");
+    ok(ep->error == EIO && ep->state == EXSI_EP_FAILING && notes[0].errors == 0,
+       "the first error counts, the end is not there yet");
     ok(exsi_ep_send(ep, "no", 2, false) == -EPIPE, "nothing can be posted any more");
     pair_run(&p);
-    ok(notes[0].failed_writes == 2 && notes[0].errors == 1 && ep->state == EXSI_EP_DEAD, "writes are flushed, then on_error, once");
+    ok(notes[0].failed_writes == 2 && notes[0].errors == 1 && ep->state == EXSI_EP_DEAD,
+       "writes are flushed, then on_error, once");
     ok(notes[1].errors == 1 && p.side[1].ep->error == ECONNRESET, "the peer sees a reset");
     exsi_ep_disconnected(ep, EIO);
     ok(notes[0].errors == 1, "and never again");
@@ -202,7 +224,8 @@ static void test_end(void)
     start(false, 16);
     write_to(0, 1, 0, 10, 12345);
     pair_run(&p);
-    ok(p.side[0].ep->error == EPROTO && notes[0].errors == 1, "a write behind a wrong key ends the connection with EPROTO");
+    ok(p.side[0].ep->error == EPROTO && notes[0].errors == 1,
+       "a write behind a wrong key ends the connection with EPROTO");
     pair_drop(&p);
 
     start(false, 16);

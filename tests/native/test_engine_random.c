@@ -25,8 +25,14 @@ struct run {
     bool shut_early;
 };
 
-static uint32_t below(struct run *r, uint32_t n) { return sim_below(&r->rng, n); }
-static bool chance(struct run *r, uint32_t percent) { return below(r, 100) < percent; }
+static uint32_t below(struct run *r, uint32_t n)
+{
+    return sim_below(&r->rng, n);
+}
+static bool chance(struct run *r, uint32_t percent)
+{
+    return below(r, 100) < percent;
+}
 
 static void random_config(struct run *r, struct exsi_engine_config *c)
 {
@@ -62,9 +68,15 @@ static void connect_pair(struct run *r, bool packets, uint64_t seed)
     r->shut_early = chance(r, 30);
 }
 
-static uint32_t random_len(struct run *r) { return chance(r, 3) ? 0 : 1 + below(r, r->max_len); }
+static uint32_t random_len(struct run *r)
+{
+    return chance(r, 3) ? 0 : 1 + below(r, r->max_len);
+}
 
-static uint32_t random_split(struct run *r, uint32_t len) { return len > 1 && chance(r, 15) ? 1 + below(r, len - 1) : 0; }
+static uint32_t random_split(struct run *r, uint32_t len)
+{
+    return len > 1 && chance(r, 15) ? 1 + below(r, len - 1) : 0;
+}
 
 static void post_send(struct run *r, int side)
 {
@@ -77,7 +89,8 @@ static void post_send(struct run *r, int side)
 static void post_recv(struct run *r, int side)
 {
     uint32_t len = random_len(r);
-    model_post_recv(&r->model, side, len, r->model.packets ? 0 : random_split(r, len), chance(r, 30) ? EXSI_OPF_WAITALL : 0);
+    model_post_recv(&r->model, side, len, r->model.packets ? 0 : random_split(r, len),
+                    chance(r, 30) ? EXSI_OPF_WAITALL : 0);
 }
 
 /* Nobody may have ended the connection yet. */
@@ -187,8 +200,9 @@ static bool failed(struct run *r, uint64_t seed, uint64_t number)
 {
     const char *what = sim_violation(r->pair.sim);
     if (!what && r->model.wrong[0]) what = r->model.wrong;
-    if (what) printf("# %s: %s (--seed %llu --episode %llu)\n", r->model.packets ? "seqpacket" : "stream", what,
-                     (unsigned long long)seed, (unsigned long long)number);
+    if (what)
+        printf("# %s: %s (--seed %llu --episode %llu)\n", r->model.packets ? "seqpacket" : "stream", what,
+               (unsigned long long)seed, (unsigned long long)number);
     return what;
 }
 
@@ -271,7 +285,10 @@ static int run_faults(const struct arguments *a)
     return seen ? tap_done() : 99;
 }
 #else
-static int run_faults(const struct arguments *a) { return a->fault ? 99 : run_all(a); }
+static int run_faults(const struct arguments *a)
+{
+    return a->fault ? 99 : run_all(a);
+}
 #endif
 
 int main(int argc, char **argv)

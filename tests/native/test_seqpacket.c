@@ -10,7 +10,7 @@ static struct exsi_engine_config cfg[2];
 static struct sim_options opt;
 static uint64_t op;
 
-#define WHOLE (EXSI_EV_DIRECT | EXSI_EV_EOR)
+#define WHOLE          (EXSI_EV_DIRECT | EXSI_EV_EOR)
 #define COUNT(i, name) atomic_load(&p.side[i].stats.name)
 
 static void defaults(void)
@@ -48,7 +48,10 @@ static int recv_at(uint32_t at, uint32_t len, uint64_t cookie)
 {
     return pair_post(&p, 1, EXSI_OP_RECV, p.side[1].memory + at, len, 0, 0, cookie, &op);
 }
-static bool same(uint32_t at, uint32_t len) { return memcmp(p.side[0].memory + at, p.side[1].memory + at, len) == 0; }
+static bool same(uint32_t at, uint32_t len)
+{
+    return memcmp(p.side[0].memory + at, p.side[1].memory + at, len) == 0;
+}
 
 static void test_messages(void)
 {
@@ -58,12 +61,14 @@ static void test_messages(void)
     ok(pair_silent(&p, 0) && !(pair_ready(&p, 0) & EXSI_CHANGE_WRITABLE), "a send waits for a receive");
     must(recv_at(0, 500, 1) == 0 && recv_at(1000, 500, 2) == 0);
     pair_run(&p);
-    ok(pair_expect(&p, 0, 11, 0, 100) == 0 && pair_expect(&p, 1, 1, 0, 100) == WHOLE && same(0, 100), "then it goes out");
+    ok(pair_expect(&p, 0, 11, 0, 100) == 0 && pair_expect(&p, 1, 1, 0, 100) == WHOLE && same(0, 100),
+       "then it goes out");
     ok(pair_ready(&p, 0) & EXSI_CHANGE_WRITABLE, "writable while another receive is known");
     must(send_at(1000, 500, 0, 12) == 0);
     pair_run(&p);
     ok(pair_expect(&p, 1, 2, 0, 500) == WHOLE && same(1000, 500), "one message, one receive");
-    ok(COUNT(1, bytes_copied) == 0 && COUNT(1, bytes_direct) == 600 && sim_keys(p.side[1].ep->qp) == 0, "no copy, no key left");
+    ok(COUNT(1, bytes_copied) == 0 && COUNT(1, bytes_direct) == 600 && sim_keys(p.side[1].ep->qp) == 0,
+       "no copy, no key left");
     stop();
 }
 
@@ -74,7 +79,8 @@ static void test_empty(void)
     must(send_at(0, 0, 0, 11) == 0 && send_at(0, 0, 0, 12) == 0 && send_at(20, 10, 0, 13) == 0);
     pair_run(&p);
     ok(pair_expect(&p, 1, 1, 0, 0) == EXSI_EV_EOR && pair_expect(&p, 1, 2, 0, 0) == EXSI_EV_EOR &&
-           pair_expect(&p, 1, 3, 0, 10) == WHOLE, "empty messages are messages");
+           pair_expect(&p, 1, 3, 0, 10) == WHOLE,
+       "empty messages are messages");
     ok(pair_expect(&p, 0, 11, 0, 0) == 0 && pair_expect(&p, 0, 12, 0, 0) == 0 && pair_expect(&p, 0, 13, 0, 10) == 0,
        "and end in order");
     stop();
@@ -90,13 +96,15 @@ static void test_truncation(void)
     ok(pair_expect(&p, 0, 11, 0, 100) == 0, "the sender of a cut message is told its full length");
     must(pair_event(&p, 1, &ev));
     ok(ev.error == 0 && ev.value == 60 && ev.extra == 100 && ev.flags == (WHOLE | EXSI_EV_TRUNCATED) && same(0, 60) &&
-           p.side[1].memory[60] == 0, "the receiver what is missing");
+           p.side[1].memory[60] == 0,
+       "the receiver what is missing");
     ok(pair_expect(&p, 1, 2, 0, 60) == WHOLE && same(100, 60), "the next message is whole");
     must(recv_at(0, 60, 3) == 0);
     must(send_at(0, 100, EXSI_OPF_STRICT_SIZE, 13) == 0 && send_at(0, 60, EXSI_OPF_STRICT_SIZE, 14) == 0);
     pair_run(&p);
     (void)pair_event(&p, 0, &ev);
-    ok(pair_expect(&p, 0, 13, EMSGSIZE, 0) == 0 && pair_expect(&p, 0, 14, 0, 60) == 0, "strict: not sent, receive kept");
+    ok(pair_expect(&p, 0, 13, EMSGSIZE, 0) == 0 && pair_expect(&p, 0, 14, 0, 60) == 0,
+       "strict: not sent, receive kept");
     ok(pair_expect(&p, 1, 3, 0, 60) == WHOLE, "for the next one");
     must(recv_at(0, 0, 4) == 0 && send_at(0, 5, 0, 15) == 0);
     pair_run(&p);

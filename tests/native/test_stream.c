@@ -56,7 +56,10 @@ static int recv_at(uint32_t at, uint32_t len, uint32_t flags, uint64_t cookie)
 {
     return pair_post(&p, 1, EXSI_OP_RECV, p.side[1].memory + at, len, 0, flags, cookie, &op);
 }
-static bool same(uint32_t at, uint32_t len) { return memcmp(p.side[0].memory + at, p.side[1].memory + at, len) == 0; }
+static bool same(uint32_t at, uint32_t len)
+{
+    return memcmp(p.side[0].memory + at, p.side[1].memory + at, len) == 0;
+}
 #define COUNT(i, name) atomic_load(&p.side[i].stats.name)
 
 static void test_direct(void)
@@ -64,7 +67,8 @@ static void test_direct(void)
     start();
     must(recv_at(0, 1000, 0, 1) == 0 && recv_at(1000, 1000, 0, 2) == 0);
     pair_run(&p);
-    ok(COUNT(1, adverts_sent) == 2 && sim_keys(p.side[1].ep->qp) == 3, "each receive is advertised with a key of its own");
+    ok(COUNT(1, adverts_sent) == 2 && sim_keys(p.side[1].ep->qp) == 3,
+       "each receive is advertised with a key of its own");
     must(send_at(0, 1000, 0, 11) == 0 && send_at(1000, 300, 0, 12) == 0);
     pair_run(&p);
     ok(pair_expect(&p, 1, 1, 0, 1000) == DIRECT && pair_expect(&p, 1, 2, 0, 300) == DIRECT, "received, direct");
@@ -83,10 +87,12 @@ static void test_indirect(void)
     ok(pair_expect(&p, 0, 11, 0, 5000) == 0, "a send ends while the receiver has not asked");
     ok(pair_ready(&p, 1) & EXSI_CHANGE_READABLE, "readable");
     must(recv_at(0, 2000, 0, 1) == 0 && recv_at(2000, 2000, 0, 2) == 0);
-    ok(pair_expect(&p, 1, 1, 0, 2000) == INDIRECT && pair_expect(&p, 1, 2, 0, 2000) == INDIRECT, "at once, from the ring");
+    ok(pair_expect(&p, 1, 1, 0, 2000) == INDIRECT && pair_expect(&p, 1, 2, 0, 2000) == INDIRECT,
+       "at once, from the ring");
     uint8_t out[2000];
     const struct exsi_engine_ops *e = p.side[1].ep->engine;
-    ok(e->take(&p.side[1].at, out, sizeof out, false) == 1000 && memcmp(out, p.side[0].memory + 4000, 1000) == 0, "take");
+    ok(e->take(&p.side[1].at, out, sizeof out, false) == 1000 && memcmp(out, p.side[0].memory + 4000, 1000) == 0,
+       "take");
     ok(e->take(&p.side[1].at, out, sizeof out, false) == -EAGAIN, "take finds no more");
     ok(!(pair_ready(&p, 1) & EXSI_CHANGE_READABLE), "not readable");
     ok(same(0, 4000) && COUNT(1, bytes_copied) == 5000 && COUNT(1, bytes_indirect) == 5000, "copied once, and counted");
@@ -304,7 +310,8 @@ static void test_fin(void)
     ok(pair_expect(&p, 1, 3, 0, 0) == EXSI_EV_EOF, "and stays so");
     ok(p.side[1].changed & EXSI_CHANGE_PEER_FIN, "PEER_FIN");
     ok((p.side[0].changed & (EXSI_CHANGE_FIN_SENT | EXSI_CHANGE_FIN_ACKED)) ==
-           (EXSI_CHANGE_FIN_SENT | EXSI_CHANGE_FIN_ACKED), "FIN_SENT and FIN_ACKED");
+           (EXSI_CHANGE_FIN_SENT | EXSI_CHANGE_FIN_ACKED),
+       "FIN_SENT and FIN_ACKED");
     must(pair_post(&p, 1, EXSI_OP_SEND, p.side[1].memory, 50, 0, 0, 21, &op) == 0);
     must(pair_post(&p, 0, EXSI_OP_RECV, p.side[0].memory + 1000, 50, 0, 0, 22, &op) == 0);
     pair_run(&p);
@@ -321,7 +328,8 @@ static void test_clean_end(void)
     pair_run(&p);
     sim_disconnect(p.side[0].ep->qp);
     pair_run(&p);
-    ok(p.side[0].at.error == 0 && p.side[1].at.error == 0 && p.side[1].dead_reports == 1, "an end in order is no error");
+    ok(p.side[0].at.error == 0 && p.side[1].at.error == 0 && p.side[1].dead_reports == 1,
+       "an end in order is no error");
     must(recv_at(0, 40, 0, 1) == 0 && recv_at(40, 40, 0, 2) == 0 && recv_at(80, 40, 0, 3) == 0);
     ok(pair_expect(&p, 1, 1, 0, 40) == INDIRECT && pair_expect(&p, 1, 2, 0, 20) == INDIRECT && same(0, 60),
        "what lay in the ring can still be received");

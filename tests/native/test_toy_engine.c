@@ -11,9 +11,9 @@
 #include "sim/sim.h"
 #include "tap.h"
 
-#define FLOWS 3
-#define BUFFER 65536
-#define CDC 0xfe
+#define FLOWS     3
+#define BUFFER    65536
+#define CDC       0xfe
 #define TEST_LINK 0x07
 
 struct toy_flow {
@@ -21,8 +21,8 @@ struct toy_flow {
     struct exsi_stats stats;
     uint32_t token, peer_token, rkey, peer_rkey;
     uint64_t peer_addr;
-    uint8_t *buffer;              /* where the peer writes: a part of the side's memory */
-    uint64_t put, got, arrived;   /* bytes sent, delivered, announced */
+    uint8_t *buffer;            /* where the peer writes: a part of the side's memory */
+    uint64_t put, got, arrived; /* bytes sent, delivered, announced */
     struct exsi_list recvs, sends;
 };
 
@@ -30,7 +30,7 @@ struct toy_side {
     struct exsi_endpoint *ep;
     struct exsi_eq *eq;
     struct exsi_stats stats;
-    uint8_t *memory;              /* FLOWS receive buffers, then FLOWS send buffers */
+    uint8_t *memory; /* FLOWS receive buffers, then FLOWS send buffers */
     struct exsi_dmr *dmr;
     struct toy_flow flow[FLOWS];
     uint32_t strays, tests, errors;
@@ -47,7 +47,10 @@ static struct exsi_ctx *ctx;
 static struct exsi_group *group;
 static struct toy_side sides[2];
 
-static struct toy_side *side_of(struct exsi_endpoint *ep) { return &sides[ep == sides[1].ep]; }
+static struct toy_side *side_of(struct exsi_endpoint *ep)
+{
+    return &sides[ep == sides[1].ep];
+}
 
 /* --- the engine ------------------------------------------------------------------------------------- */
 
@@ -62,14 +65,19 @@ static int toy_open(struct exsi_endpoint *ep, const struct exsi_engine_config *c
     ep->engine_state = side_of(ep);
     return 0;
 }
-static void toy_close(struct exsi_endpoint *ep) { ep->engine_state = NULL; }
-static void toy_nothing(struct exsi_endpoint *ep) { (void)ep; }
+static void toy_close(struct exsi_endpoint *ep)
+{
+    ep->engine_state = NULL;
+}
+static void toy_nothing(struct exsi_endpoint *ep)
+{
+    (void)ep;
+}
 
 /* The endpoint knows its sockets; which one is meant, the engine alone can tell. */
 static struct toy_flow *route(struct exsi_endpoint *ep, uint32_t token)
 {
-    exsi_list_for(at, &ep->attached, struct exsi_attach, node)
-    {
+    exsi_list_for (at, &ep->attached, struct exsi_attach, node) {
         struct toy_flow *f = at->flow;
         if (f->token == token) return f;
     }
@@ -122,17 +130,19 @@ static void toy_write_done(struct exsi_endpoint *ep, uint64_t id, int error)
     exsi_list_unlink(&op->node);
     exsi_op_finish(op, 0, op->len);
 }
-static void toy_key(struct exsi_endpoint *ep, uint64_t id) { (void)ep, (void)id; }
+static void toy_key(struct exsi_endpoint *ep, uint64_t id)
+{
+    (void)ep, (void)id;
+}
 
 static void toy_error(struct exsi_endpoint *ep)
 {
     struct toy_side *s = ep->engine_state;
     s->errors++;
-    exsi_list_for(at, &ep->attached, struct exsi_attach, node)
-    {
+    exsi_list_for (at, &ep->attached, struct exsi_attach, node) {
         struct toy_flow *f = at->flow;
-        exsi_list_for_safe(op, &f->recvs, struct exsi_op, node) exsi_op_finish(op, ECONNRESET, 0);
-        exsi_list_for_safe(op, &f->sends, struct exsi_op, node) exsi_op_finish(op, ECONNRESET, 0);
+        exsi_list_for_safe (op, &f->recvs, struct exsi_op, node) exsi_op_finish(op, ECONNRESET, 0);
+        exsi_list_for_safe (op, &f->sends, struct exsi_op, node) exsi_op_finish(op, ECONNRESET, 0);
     }
 }
 
@@ -141,7 +151,10 @@ static int toy_attach(struct exsi_attach *at)
     at->flow = exsi_container_of(at, struct toy_flow, at);
     return 0;
 }
-static void toy_detach(struct exsi_attach *at) { at->flow = NULL; }
+static void toy_detach(struct exsi_attach *at)
+{
+    at->flow = NULL;
+}
 
 static int toy_send(struct exsi_attach *at, struct exsi_op *op)
 {
@@ -271,7 +284,10 @@ static int post(int side, int flow, enum exsi_op_kind kind, uint8_t *base, size_
     return rc;
 }
 
-static uint8_t *outgoing(int side, int flow) { return sides[side].memory + (FLOWS + flow) * BUFFER; }
+static uint8_t *outgoing(int side, int flow)
+{
+    return sides[side].memory + (FLOWS + flow) * BUFFER;
+}
 
 /* Every flow sends in both directions, interleaved; each must get its own bytes. */
 static void test_traffic(struct sim *sim, const char *where)
@@ -308,7 +324,8 @@ static void test_lives(struct sim *sim, const char *where)
     must(post(1, 2, EXSI_OP_RECV, in, 100) == 0);
     must(post(0, 2, EXSI_OP_SEND, outgoing(0, 2), 100) == 0);
     (void)wait_events(sim, 1, 1);
-    ok(exsi_eq_take(sides[1].eq, &ev, 1) == 1 && ev.cookie == 2 && sides[1].strays == 1 && memcmp(in, outgoing(0, 2), 100) == 0,
+    ok(exsi_eq_take(sides[1].eq, &ev, 1) == 1 && ev.cookie == 2 && sides[1].strays == 1 &&
+           memcmp(in, outgoing(0, 2), 100) == 0,
        "%s: one socket left, the others go on", where);
     (void)wait_events(sim, 0, 2);
     while (exsi_eq_take(sides[0].eq, &ev, 1) == 1) continue;
@@ -324,13 +341,15 @@ static void test_end(struct sim *sim, const char *where)
 {
     static uint8_t in[100];
     struct exsi_event ev;
-    must(post(0, 0, EXSI_OP_RECV, in, 100) == 0 && post(0, 1, EXSI_OP_RECV, in, 100) == 0 && post(0, 2, EXSI_OP_RECV, in, 100) == 0);
+    must(post(0, 0, EXSI_OP_RECV, in, 100) == 0 && post(0, 1, EXSI_OP_RECV, in, 100) == 0 &&
+         post(0, 2, EXSI_OP_RECV, in, 100) == 0);
     exsi_ep_fail(sides[1].ep, ECONNABORTED, "killed by the test");
     bool ended = wait_events(sim, 0, 3) == 3;
     while (exsi_eq_take(sides[0].eq, &ev, 1) == 1) ended &= ev.error == ECONNRESET;
     uint64_t until = exsi_now_ns() + 10000000000u;
     while (!sides[1].errors && exsi_now_ns() < until) progress(sim);
-    ok(ended && sides[0].errors == 1 && sides[1].errors == 1, "%s: its death ends the operations of all its sockets", where);
+    ok(ended && sides[0].errors == 1 && sides[1].errors == 1, "%s: its death ends the operations of all its sockets",
+       where);
 }
 
 static void end_sides(struct exsi_device *dev)

@@ -9,24 +9,27 @@
 static struct pair p;
 
 struct saying {
-    struct exsi_control c;   /* type 0: a notice word instead */
+    struct exsi_control c; /* type 0: a notice word instead */
     uint32_t word;
 };
 
 struct crime {
     const char *name, *log;
     bool packets;
-    uint32_t receive;        /* bytes of a receive posted before, 0: none */
+    uint32_t receive; /* bytes of a receive posted before, 0: none */
     struct saying say[12];
     int n;
-    int error;               /* 0: EPROTO */
-    int repeat;              /* the last one so many times more */
+    int error;  /* 0: EPROTO */
+    int repeat; /* the last one so many times more */
 };
 
 #define W(kind, end, count) {.word = (uint32_t)(kind) << 30 | (uint32_t)(end) << 29 | (count)}
-#define C(...)              {.c = {__VA_ARGS__}}
-#define ADVERT(i)           C(.type = EXSI_CTL_ADVERT, .id = (i), .addr = 4096, .rkey = 1, .len = 8)
-#define CREDIT              C(.type = EXSI_CTL_CREDIT)
+#define C(...)                                                                                                         \
+    {                                                                                                                  \
+        .c = {__VA_ARGS__}                                                                                             \
+    }
+#define ADVERT(i) C(.type = EXSI_CTL_ADVERT, .id = (i), .addr = 4096, .rkey = 1, .len = 8)
+#define CREDIT    C(.type = EXSI_CTL_CREDIT)
 
 static const struct crime crimes[] = {
     {"a message of no type", "unknown control message", .say = {C(.type = 12)}, .n = 1},
@@ -34,7 +37,8 @@ static const struct crime crimes[] = {
     {"a notice of nothing", "count 0", .say = {W(1, 0, 0)}, .n = 1},
     {"credits that were not out", "credits", .say = {C(.type = EXSI_CTL_CREDIT, .credits = 9)}, .n = 1},
     {"more messages than credits", "overrun", .say = {CREDIT}, .n = 1, .repeat = 60},
-    {"a FIN acknowledged that was not sent", "FIN", .say = {C(.type = EXSI_CTL_ACK, .flags = EXSI_CTLF_FIN_PROCESSED)}, .n = 1},
+    {"a FIN acknowledged that was not sent", "FIN", .say = {C(.type = EXSI_CTL_ACK, .flags = EXSI_CTLF_FIN_PROCESSED)},
+     .n = 1},
     {"a reset", "reset", .say = {C(.type = EXSI_CTL_RESET, .len = 5)}, .n = 1, .error = ECONNRESET},
     {"FIN at the wrong place", "seq", .say = {C(.type = EXSI_CTL_FIN, .seq = 3)}, .n = 1},
     {"two FINs", "second FIN", .say = {C(.type = EXSI_CTL_FIN), C(.type = EXSI_CTL_FIN)}, .n = 2},
@@ -59,9 +63,30 @@ static const struct crime crimes[] = {
     {"seqpacket: indirect data", "indirect", true, 100, {CREDIT, W(1, 1, 4)}, 2, 0, 0},
     {"seqpacket: a message unasked", "without an advertisement", true, 0, {CREDIT, W(0, 1, 4)}, 2, 0, 0},
     {"seqpacket: a message too long", "count", true, 100, {CREDIT, W(0, 0, 60), W(0, 1, 41)}, 3, 0, 0},
-    {"seqpacket: LENGTH twice", "LENGTH", true, 0, {C(.type = EXSI_CTL_LENGTH, .seq = 4), C(.type = EXSI_CTL_LENGTH, .seq = 4)}, 2, 0, 0},
-    {"seqpacket: LENGTH inside", "LENGTH", true, 100, {CREDIT, W(0, 0, 4), C(.type = EXSI_CTL_LENGTH, .seq = 4)}, 3, 0, 0},
-    {"seqpacket: LENGTH of what fits", "LENGTH", true, 100, {CREDIT, C(.type = EXSI_CTL_LENGTH, .seq = 200), W(0, 1, 4)}, 3, 0, 0},
+    {"seqpacket: LENGTH twice",
+     "LENGTH",
+     true,
+     0,
+     {C(.type = EXSI_CTL_LENGTH, .seq = 4), C(.type = EXSI_CTL_LENGTH, .seq = 4)},
+     2,
+     0,
+     0},
+    {"seqpacket: LENGTH inside",
+     "LENGTH",
+     true,
+     100,
+     {CREDIT, W(0, 0, 4), C(.type = EXSI_CTL_LENGTH, .seq = 4)},
+     3,
+     0,
+     0},
+    {"seqpacket: LENGTH of what fits",
+     "LENGTH",
+     true,
+     100,
+     {CREDIT, C(.type = EXSI_CTL_LENGTH, .seq = 200), W(0, 1, 4)},
+     3,
+     0,
+     0},
     {"seqpacket: FIN inside", "FIN", true, 100, {CREDIT, W(0, 0, 4), C(.type = EXSI_CTL_FIN)}, 3, 0, 0},
     {"seqpacket: RING", "RING", true, 0, {C(.type = EXSI_CTL_RING, .addr = 1, .rkey = 1, .len = 16)}, 1, 0, 0},
     {"seqpacket: ind", "ind", true, 0, {C(.type = EXSI_CTL_ADVERT, .id = 1, .ind = 1, .len = 8)}, 1, 0, 0},
@@ -93,8 +118,8 @@ static void judge(const struct crime *c, bool immediate)
     struct exsi_event ev;
     int events = 0;
     while (pair_event(&p, 1, &ev)) events++;
-    ok(error == (c->error ? c->error : EPROTO) && named && events == (c->receive != 0) && v->dead_reports == 1, "%s%s", c->name,
-       immediate ? ", immediate data" : "");
+    ok(error == (c->error ? c->error : EPROTO) && named && events == (c->receive != 0) && v->dead_reports == 1, "%s%s",
+       c->name, immediate ? ", immediate data" : "");
     pair_drop(&p);
 }
 
@@ -121,9 +146,12 @@ static void test_innocent(void)
     pair_config(&cfg[0]);
     pair_config(&cfg[1]);
     pair_connect(&p, &exsi_engine_stream, cfg, &opt, 3);
-    struct exsi_control says[] = {{.type = EXSI_CTL_REVOKE, .id = 77}, {.type = EXSI_CTL_REVOKED, .id = 78},
-                                  {.type = EXSI_CTL_PING, .seq = 9},   {.type = EXSI_CTL_PONG},
-                                  {.type = EXSI_CTL_ACK},              {.type = EXSI_CTL_CREDIT}};
+    struct exsi_control says[] = {{.type = EXSI_CTL_REVOKE, .id = 77},
+                                  {.type = EXSI_CTL_REVOKED, .id = 78},
+                                  {.type = EXSI_CTL_PING, .seq = 9},
+                                  {.type = EXSI_CTL_PONG},
+                                  {.type = EXSI_CTL_ACK},
+                                  {.type = EXSI_CTL_CREDIT}};
     for (size_t i = 0; i < sizeof says / sizeof *says; i++) pair_say(&p, 1, &says[i]);
     ok(p.side[1].ep->error == 0, "unknown ids in REVOKE and REVOKED, PING, PONG, an ACK of nothing");
     ok(sim_in_flight(p.side[1].ep->qp) == 2, "REVOKE and PING are answered");

@@ -20,9 +20,8 @@ static const struct exsi_hello hello = {
 };
 
 static const uint8_t hello_bytes[EXSI_HELLO_LEN] = {
-    0x45, 0x58, 0x53, 0x31, 1,    1,    0,    5,    1,    2,    3,    4,    5,    6,    7,    8,    0x11, 0x12, 0x13,
-    0x14, 0,    0x10, 0,    0,    0,    64,   0,    32,   0x10, 0,    0,    0,    0x21, 0x22, 0x23, 0x24, 0x25, 0x26,
-    0x27, 0x28,
+    0x45, 0x58, 0x53, 0x31, 1, 1,  0, 5,  1,    2, 3, 4, 5,    6,    7,    8,    0x11, 0x12, 0x13, 0x14,
+    0,    0x10, 0,    0,    0, 64, 0, 32, 0x10, 0, 0, 0, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,
 };
 
 static const struct exsi_control control = {
@@ -78,9 +77,9 @@ static void test_hello_refusals(void)
     uint8_t wire[EXSI_HELLO_LEN];
     struct exsi_hello h, got;
     const char *why = NULL;
-#define refuse(change, name)                                                                       \
-    h = hello;                                                                                     \
-    change;                                                                                        \
+#define refuse(change, name)                                                                                           \
+    h = hello;                                                                                                         \
+    change;                                                                                                            \
     ok(hello_refused(&h), "hello: " name)
     refuse(h.version = 0, "version 0");
     refuse((h.version = 3, h.min_version = 2), "only newer versions");
@@ -120,7 +119,8 @@ static void test_control(void)
         if (n != EXSI_CONTROL_LEN) refused &= exsi_control_decode(wire, n, &got, &why) == -EPROTO;
     ok(refused, "control: any other length is refused");
     wire[1] = 0xff;
-    ok(exsi_control_decode(wire, EXSI_CONTROL_LEN, &got, &why) == 0 && got.flags == 3, "control: unknown flags are ignored");
+    ok(exsi_control_decode(wire, EXSI_CONTROL_LEN, &got, &why) == 0 && got.flags == 3,
+       "control: unknown flags are ignored");
     int accepted = 0;
     for (int type = 0; type < 256; type++) {
         wire[0] = (uint8_t)type;
@@ -140,11 +140,26 @@ static bool control_refused(uint8_t type, void (*change)(struct exsi_control *c)
     return exsi_control_decode(wire, sizeof wire, &got, &why) == -EPROTO && why;
 }
 
-static void no_id(struct exsi_control *c) { c->id = 0; }
-static void no_key(struct exsi_control *c) { c->rkey = 0; }
-static void no_len(struct exsi_control *c) { c->len = 0; }
-static void no_seq(struct exsi_control *c) { c->seq = 0; }
-static void wrap(struct exsi_control *c) { c->addr = UINT64_MAX - 5; }
+static void no_id(struct exsi_control *c)
+{
+    c->id = 0;
+}
+static void no_key(struct exsi_control *c)
+{
+    c->rkey = 0;
+}
+static void no_len(struct exsi_control *c)
+{
+    c->len = 0;
+}
+static void no_seq(struct exsi_control *c)
+{
+    c->seq = 0;
+}
+static void wrap(struct exsi_control *c)
+{
+    c->addr = UINT64_MAX - 5;
+}
 
 static void test_control_refusals(void)
 {

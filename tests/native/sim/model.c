@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FREED 0xDD
+#define FREED  0xDD
 #define POSTED 0xEE
 
 static uint8_t byte_of(int dir, uint32_t send, uint32_t i)
@@ -78,7 +78,8 @@ void model_post_send(struct model *m, int side, uint32_t len, uint32_t split, ui
     d->sends[index] = (struct sent){.len = len};
     *s = (struct slot){.busy = true, .index = index, .len = len, .flags = flags, .base = s->base};
     m->busy_sends[side]++;
-    int rc = pair_post(m->pair, side, EXSI_OP_SEND, s->base, len, split, flags, cookie_of(s, m->send[side], false), &s->op);
+    int rc =
+        pair_post(m->pair, side, EXSI_OP_SEND, s->base, len, split, flags, cookie_of(s, m->send[side], false), &s->op);
     if (flags & EXSI_OPF_SHUT_WR) m->send_shut[side] = true;
     if (rc == 0) return;
     if (rc != -EPIPE && !m->over) wrong(m, "a send was refused with %d", rc);
@@ -96,7 +97,8 @@ void model_post_recv(struct model *m, int side, uint32_t len, uint32_t split, ui
     memset(s->base, POSTED, SLOT_STRIDE);
     *s = (struct slot){.busy = true, .index = m->n_recvs[side]++, .len = len, .flags = flags, .base = s->base};
     m->busy_recvs[side]++;
-    int rc = pair_post(m->pair, side, EXSI_OP_RECV, s->base, len, split, flags, cookie_of(s, m->recv[side], true), &s->op);
+    int rc =
+        pair_post(m->pair, side, EXSI_OP_RECV, s->base, len, split, flags, cookie_of(s, m->recv[side], true), &s->op);
     if (rc < 0) {
         wrong(m, "a receive was refused with %d", rc);
         s->busy = false;

@@ -8,23 +8,23 @@
 
 #include "pair.h"
 
-#define SLOTS 24
-#define SLOT_BYTES 192
+#define SLOTS       24
+#define SLOT_BYTES  192
 #define SLOT_STRIDE 256
-#define MAX_SENDS 4096
+#define MAX_SENDS   4096
 
 struct slot {
     bool busy, cancelled;
     uint64_t op;
-    uint32_t index;      /* of the send, or of the receive */
+    uint32_t index; /* of the send, or of the receive */
     uint32_t len, flags;
     uint8_t *base;
 };
 
 struct sent {
     uint32_t len;
-    uint32_t counts;     /* bytes of it that are in the stream; messages: 1 or 0 */
-    bool over, failed;   /* failed: by the end of the connection, anything up to len may have arrived */
+    uint32_t counts;   /* bytes of it that are in the stream; messages: 1 or 0 */
+    bool over, failed; /* failed: by the end of the connection, anything up to len may have arrived */
 };
 
 struct message {
@@ -38,26 +38,26 @@ struct direction {
     uint32_t log_len, log_cap;
     struct message *messages;
     uint32_t n_messages;
-    uint32_t last_ok;    /* index + 1 of the last send that ended well */
+    uint32_t last_ok; /* index + 1 of the last send that ended well */
     bool receiver_shut;
-    uint32_t shut_at;    /* log_len then */
+    uint32_t shut_at; /* log_len then */
 };
 
 struct model {
     struct pair *pair;
     bool packets;
-    struct direction dir[2];          /* dir[i]: side i sends */
+    struct direction dir[2]; /* dir[i]: side i sends */
     struct slot send[2][SLOTS], recv[2][SLOTS];
     uint32_t n_recvs[2], last_recv[2];
     uint32_t busy_sends[2], busy_recvs[2];
     bool send_shut[2], recv_shut[2], over;
     uint64_t events;
-    char wrong[200];                  /* first disagreement, or empty */
+    char wrong[200]; /* first disagreement, or empty */
 };
 
-#define wrong(m, ...)                                                                              \
-    do {                                                                                           \
-        if (!(m)->wrong[0]) snprintf((m)->wrong, sizeof(m)->wrong, __VA_ARGS__);                   \
+#define wrong(m, ...)                                                                                                  \
+    do {                                                                                                               \
+        if (!(m)->wrong[0]) snprintf((m)->wrong, sizeof(m)->wrong, __VA_ARGS__);                                       \
     } while (0)
 
 void model_start(struct model *m, struct pair *p, bool packets);

@@ -5,12 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define need(cond)                                                                                 \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            printf("Bail out! %s:%d: %s\n", __FILE__, __LINE__, #cond);                            \
-            exit(99);                                                                              \
-        }                                                                                          \
+#define need(cond)                                                                                                     \
+    do {                                                                                                               \
+        if (!(cond)) {                                                                                                 \
+            printf("Bail out! %s:%d: %s\n", __FILE__, __LINE__, #cond);                                                \
+            exit(99);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 /* The simulated device is put into the context by hand; none is found. */

@@ -14,9 +14,9 @@ struct side {
     struct exsi_attach at;
     struct exsi_stats stats;
     struct exsi_eq *eq;
-    uint32_t changed;        /* enum exsi_change bits reported so far */
+    uint32_t changed; /* enum exsi_change bits reported so far */
     uint32_t dead_reports;
-    uint8_t *memory;         /* PAIR_MEMORY bytes, registered */
+    uint8_t *memory; /* PAIR_MEMORY bytes, registered */
     struct exsi_dmr *dmr;
 };
 
@@ -24,7 +24,7 @@ struct pair {
     struct exsi_ctx *ctx;
     struct exsi_group *group;
     struct sim *sim;
-    struct side side[2];     /* 0 dialled */
+    struct side side[2]; /* 0 dialled */
 };
 
 void pair_config(struct exsi_engine_config *cfg);
@@ -35,7 +35,8 @@ void pair_close(struct pair *p);
 void pair_connect(struct pair *p, const struct exsi_engine_ops *engine, const struct exsi_engine_config cfg[2],
                   const struct sim_options *opt, uint64_t seed);
 /* One endpoint with its engine and attachment, not linked; and its end. */
-void pair_make_side(struct pair *p, int side, const struct exsi_engine_ops *engine, const struct exsi_engine_config *cfg);
+void pair_make_side(struct pair *p, int side, const struct exsi_engine_ops *engine,
+                    const struct exsi_engine_config *cfg);
 void pair_drop_side(struct pair *p, struct side *s);
 /* Destroys both endpoints; every operation must have ended. */
 void pair_drop(struct pair *p);

@@ -3,151 +3,28 @@
  * A posted request waits in its queue pair's send queue until a step lets it arrive; its completion then
  * waits in a queue of its own until a step lets it be polled.  Both keep the order of posting; nothing
  * else is ordered. */
-#include "sim.h"
-
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SQ_MAX 512
-#define RQ_MAX 256
-#define KEYS 4096
-#define QPS 8
-#define CQ_MAX 4096
+#include "sim_impl.h"
 
-struct sim_key {
-    struct exsi_dmr *mr;
-    struct sim_qp *qp; /* NULL: any */
-    uint8_t *addr;
-    size_t len;
-    uint32_t generation;
-    bool live;
-};
-
-struct fifo {
-    uint32_t head, len;
-};
-
-struct sim_qp {
-    struct exsi_qp qp;
-    struct sim *sim;
-    struct sim_qp *peer;
-    struct exsi_send_wr sq[SQ_MAX];
-    uint8_t sq_inline[SQ_MAX][64];
-    struct fifo sqf;      /* posted, not arrived */
-    uint32_t flushed;     /* of these, those that may go */
-    uint32_t depth, in_sq; /* in_sq: until the completion that retires it was polled */
-    struct exsi_recv_wr rq[RQ_MAX];
-    struct fifo rqf;
-    uint32_t max_recv_len;
-    struct exsi_wc sdone[SQ_MAX], rdone[RQ_MAX + SQ_MAX], idone[KEYS];
-    struct fifo sdonef, rdonef, idonef;
-    uint32_t retires[SQ_MAX]; /* requests that each entry of sdone frees */
-    uint32_t unsignalled;
-    uint32_t keys;
-    bool aborted, ended, told;
-    int error;
-};
-
-struct sim_part {
-    struct exsi_part part;
-};
-
-struct sim {
-    struct exsi_device dev;
-    struct exsi_device_entry entry;
-    struct sim_options opt;
-    uint64_t rng;
-    struct sim_part part;
-    struct sim_qp *qps[QPS];
-    struct sim_key keys[KEYS];
-    uint32_t key_hand;
-    struct exsi_wc cq[CQ_MAX];
-    struct fifo cqf;
-    char violation[160];
-};
-
-static struct sim *sim_of(const struct exsi_device *dev) { return (struct sim *)(uintptr_t)dev; }
-static struct sim_qp *qp_of(const struct exsi_qp *qp) { return (struct sim_qp *)(uintptr_t)qp; }
-
-#define violate(sim, ...)                                                                          \
-    do {                                                                                           \
-        if (!(sim)->violation[0]) snprintf((sim)->violation, sizeof(sim)->violation, __VA_ARGS__); \
-    } while (0)
-
-const char *sim_violation(const struct sim *sim) { return sim->violation[0] ? sim->violation : NULL; }
-
-static uint32_t fifo_put(struct fifo *f, uint32_t cap)
+const char *sim_violation(const struct sim *sim)
 {
-    assert(f->len < cap);
-    return (f->head + f->len++) % cap;
+    return sim->violation[0] ? sim->violation : NULL;
 }
-static uint32_t fifo_take(struct fifo *f, uint32_t cap)
-{
-    assert(f->len > 0);
-    uint32_t at = f->head;
-    f->head = (f->head + 1) % cap;
-    f->len--;
-    return at;
-}
-
-/* --- device and memory ------------------------------------------------------------------------------ */
 
 static int sim_no_open(struct exsi_log *log, struct exsi_device **out, char *reason)
 {
     (void)log, (void)out, (void)reason;
     return -EOPNOTSUPP;
 }
-static void sim_close(struct exsi_device *dev) { free(sim_of(dev)); }
-static void sim_query(struct exsi_device *dev, struct exsi_caps *out) { *out = dev->caps; }
-
-static struct sim_key *key_new(struct sim *s, uint32_t *rkey)
+static void sim_close(struct exsi_device *dev)
 {
-    for (uint32_t i = 0; i < KEYS; i++) {
-        uint32_t at = (s->key_hand + i) % KEYS;
-        if (s->keys[at].live) continue;
-        s->key_hand = at + 1;
-        s->keys[at].generation++;
-        s->keys[at].live = true;
-        *rkey = s->keys[at].generation << 12 | at;
-        return &s->keys[at];
-    }
-    return NULL;
+    free(sim_of(dev));
 }
-
-static struct sim_key *key_find(struct sim *s, uint32_t rkey)
+static void sim_query(struct exsi_device *dev, struct exsi_caps *out)
 {
-    struct sim_key *k = &s->keys[rkey & (KEYS - 1)];
-    return k->live && (k->generation & 0xfffff) == rkey >> 12 ? k : NULL;
-}
-
-static int sim_reg_mr(struct exsi_device *dev, const struct exsi_mem *mem, struct exsi_dmr **out)
-{
-    struct exsi_dmr *mr = calloc(1, sizeof *mr);
-    if (!mr) return -ENOMEM;
-    mr->mem = *mem;
-    mr->lkey = 1;
-    if (!dev->caps.has_key_per_range && mem->access & EXSI_ACCESS_REMOTE_WRITE) {
-        struct sim_key *k = key_new(sim_of(dev), &mr->rkey);
-        assert(k);
-        k->mr = mr;
-        k->qp = NULL;
-        k->addr = mem->addr;
-        k->len = mem->len;
-    }
-    *out = mr;
-    return 0;
-}
-
-static void sim_dereg_mr(struct exsi_device *dev, struct exsi_dmr *mr)
-{
-    struct sim *s = sim_of(dev);
-    for (uint32_t i = 0; i < KEYS; i++) {
-        if (!s->keys[i].live || s->keys[i].mr != mr) continue;
-        if (s->keys[i].qp) violate(s, "a region was closed while a key of it was live");
-        s->keys[i].live = false;
-    }
-    free(mr);
+    *out = dev->caps;
 }
 
 static int sim_part_open(struct exsi_device *dev, struct exsi_poller *poller, struct exsi_part **out)
@@ -157,9 +34,18 @@ static int sim_part_open(struct exsi_device *dev, struct exsi_poller *poller, st
     *out = &sim_of(dev)->part.part;
     return 0;
 }
-static void sim_part_close(struct exsi_part *part) { (void)part; }
-static int sim_part_progress(struct exsi_part *part) { return (void)part, 0; }
-static void sim_part_doorbell(struct exsi_part *part, bool asleep) { (void)part, (void)asleep; }
+static void sim_part_close(struct exsi_part *part)
+{
+    (void)part;
+}
+static int sim_part_progress(struct exsi_part *part)
+{
+    return (void)part, 0;
+}
+static void sim_part_doorbell(struct exsi_part *part, bool asleep)
+{
+    (void)part, (void)asleep;
+}
 
 /* --- queue pairs ------------------------------------------------------------------------------------- */
 
@@ -272,8 +158,7 @@ static int sim_post_recv(struct exsi_qp *q, const struct exsi_recv_wr *wr, int n
     for (int i = 0; i < n; i++) {
         if (qp->aborted) {
             uint32_t at = fifo_put(&qp->rdonef, RQ_MAX + SQ_MAX);
-            qp->rdone[at] =
-                (struct exsi_wc){.wr_id = wr[i].wr_id, .qp = q, .op = EXSI_WC_RECV, .error = ECANCELED};
+            qp->rdone[at] = (struct exsi_wc){.wr_id = wr[i].wr_id, .qp = q, .op = EXSI_WC_RECV, .error = ECANCELED};
             continue;
         }
         if (qp->rqf.len == RQ_MAX) return -ENOMEM;
@@ -318,50 +203,14 @@ static int sim_post_send(struct exsi_qp *q, const struct exsi_send_wr *wr, int n
     return 0;
 }
 
-static void sim_qp_flush(struct exsi_qp *q) { qp_of(q)->flushed = qp_of(q)->sqf.len; }
-
-uint32_t sim_in_flight(const struct exsi_qp *q) { return qp_of(q)->sqf.len; }
-
-static int sim_key_bind(struct exsi_qp *q, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey)
+static void sim_qp_flush(struct exsi_qp *q)
 {
-    struct sim_qp *qp = qp_of(q);
-    struct sim *s = qp->sim;
-    if (s->opt.region_keys) return -EOPNOTSUPP;
-    if (s->opt.late_bind && !qp->peer) return -ENOTCONN;
-    if (s->opt.max_keys && qp->keys >= s->opt.max_keys) return -EAGAIN;
-    if (!(mr->mem.access & EXSI_ACCESS_REMOTE_WRITE)) return -EACCES;
-    if (!exsi_range_inside((uint64_t)((uint8_t *)addr - (uint8_t *)mr->mem.addr), len, mr->mem.len)) return -EFAULT;
-    struct sim_key *k = key_new(s, rkey);
-    if (!k) return -ENOMEM;
-    k->mr = mr;
-    k->qp = qp;
-    k->addr = addr;
-    k->len = len;
-    qp->keys++;
-    return 0;
+    qp_of(q)->flushed = qp_of(q)->sqf.len;
 }
 
-static void key_end(struct sim_qp *qp, struct sim_key *k)
+uint32_t sim_in_flight(const struct exsi_qp *q)
 {
-    k->live = false;
-    qp->keys--;
-}
-
-static int sim_key_invalidate(struct exsi_qp *q, uint32_t rkey, uint64_t wr_id)
-{
-    struct sim_qp *qp = qp_of(q);
-    struct sim_key *k = key_find(qp->sim, rkey);
-    if (!k || k->qp != qp) {
-        violate(qp->sim, "a dead key was ended again");
-        return -EINVAL;
-    }
-    if (qp->aborted || sim_below(&qp->sim->rng, 100) >= qp->sim->opt.async_percent) {
-        key_end(qp, k);
-        return 0;
-    }
-    uint32_t at = fifo_put(&qp->idonef, KEYS);
-    qp->idone[at] = (struct exsi_wc){.wr_id = wr_id, .qp = q, .op = EXSI_WC_INVALIDATE, .imm = rkey};
-    return 1;
+    return qp_of(q)->sqf.len;
 }
 
 /* --- completions and events ---------------------------------------------------------------------------- */
@@ -402,12 +251,15 @@ static int sim_poll_cm(struct exsi_part *part, struct exsi_cm_event *ev)
 
 /* --- what can happen ------------------------------------------------------------------------------------ */
 
-static void put_cq(struct sim *s, const struct exsi_wc *wc) { s->cq[fifo_put(&s->cqf, CQ_MAX)] = *wc; }
+static void put_cq(struct sim *s, const struct exsi_wc *wc)
+{
+    s->cq[fifo_put(&s->cqf, CQ_MAX)] = *wc;
+}
 
 static bool place(struct sim_qp *to, const struct exsi_send_wr *wr)
 {
     struct sim *s = to->sim;
-    struct sim_key *k = key_find(s, wr->rkey);
+    struct sim_key *k = sim_key_find(s, wr->rkey);
     uint32_t len = wr->sge[0].len;
     if (!k || (k->qp && k->qp != to)) {
         violate(s, "a write behind a key that is not live");
@@ -469,7 +321,7 @@ static void release_send(struct sim_qp *qp)
 static void release_key(struct sim_qp *qp)
 {
     struct exsi_wc wc = qp->idone[fifo_take(&qp->idonef, KEYS)];
-    key_end(qp, key_find(qp->sim, wc.imm));
+    sim_key_end(qp, sim_key_find(qp->sim, wc.imm));
     if (qp->aborted) wc.error = ECANCELED;
     put_cq(qp->sim, &wc);
 }
@@ -501,9 +353,18 @@ static bool step(struct sim *s, bool arrivals)
     return true;
 }
 
-bool sim_step(struct sim *s) { return step(s, true); }
-bool sim_step_local(struct sim *s) { return step(s, false); }
-uint32_t sim_keys(const struct exsi_qp *q) { return qp_of(q)->keys; }
+bool sim_step(struct sim *s)
+{
+    return step(s, true);
+}
+bool sim_step_local(struct sim *s)
+{
+    return step(s, false);
+}
+uint32_t sim_keys(const struct exsi_qp *q)
+{
+    return qp_of(q)->keys;
+}
 
 void sim_link(struct exsi_qp *a, struct exsi_qp *b)
 {
@@ -513,9 +374,18 @@ void sim_link(struct exsi_qp *a, struct exsi_qp *b)
 
 /* --- what it has not ------------------------------------------------------------------------------------- */
 
-static int no_raw(struct exsi_qp *qp, struct exsi_raw_address *out) { return (void)qp, (void)out, -EOPNOTSUPP; }
-static int no_rtr(struct exsi_qp *qp, const struct exsi_raw_address *a) { return (void)qp, (void)a, -EOPNOTSUPP; }
-static int no_rts(struct exsi_qp *qp) { return (void)qp, -EOPNOTSUPP; }
+static int no_raw(struct exsi_qp *qp, struct exsi_raw_address *out)
+{
+    return (void)qp, (void)out, -EOPNOTSUPP;
+}
+static int no_rtr(struct exsi_qp *qp, const struct exsi_raw_address *a)
+{
+    return (void)qp, (void)a, -EOPNOTSUPP;
+}
+static int no_rts(struct exsi_qp *qp)
+{
+    return (void)qp, -EOPNOTSUPP;
+}
 static int no_listen(struct exsi_part *p, const union exsi_addr *a, int b, const struct exsi_cm_options *o, void *u,
                      struct exsi_cm_id **id, union exsi_addr *bound)
 {
@@ -526,9 +396,18 @@ static int no_resolve(struct exsi_part *p, const union exsi_addr *s, const union
 {
     return (void)p, (void)s, (void)a, (void)o, (void)u, (void)id, -EOPNOTSUPP;
 }
-static int no_cm(struct exsi_cm_id *id, const void *d, uint32_t n) { return (void)id, (void)d, (void)n, -EOPNOTSUPP; }
-static void no_reject(struct exsi_cm_id *id, const void *d, uint32_t n) { (void)id, (void)d, (void)n; }
-static void no_id(struct exsi_cm_id *id) { (void)id; }
+static int no_cm(struct exsi_cm_id *id, const void *d, uint32_t n)
+{
+    return (void)id, (void)d, (void)n, -EOPNOTSUPP;
+}
+static void no_reject(struct exsi_cm_id *id, const void *d, uint32_t n)
+{
+    (void)id, (void)d, (void)n;
+}
+static void no_id(struct exsi_cm_id *id)
+{
+    (void)id;
+}
 
 static const struct exsi_device_ops sim_ops = {
     .name = "sim",
@@ -593,4 +472,7 @@ struct sim *sim_open(struct exsi_ctx *ctx, const struct sim_options *opt, uint64
     return s;
 }
 
-struct exsi_device *sim_device(struct sim *s) { return &s->dev; }
+struct exsi_device *sim_device(struct sim *s)
+{
+    return &s->dev;
+}
