@@ -196,7 +196,7 @@ def test_a_killed_peer_ends_every_operation_once(echo, path: bytes) -> None:
 
 def test_ctrl_c_stops_a_program_that_waits(echo) -> None:
     server = echo()
-    server.stdout.readline()
+    assert server.stdout.readline(), server.stderr.read()
     time.sleep(0.3)
     server.send_signal(signal.SIGINT)
     _, err = server.communicate(timeout=10)
