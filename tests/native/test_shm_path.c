@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* The path through shared memory between honest sides: every way a byte can take, order, the end of
  * sources, room, wake-ups, ends. */
+#include <poll.h>
+
 #include "shm_pair.h"
 
 static uint8_t src[4 << 20], dst[4 << 20];
@@ -395,6 +397,29 @@ static void closed_regions(void)
     shared_mr_end(&two);
 }
 
+/* One waiter sleeps, another moves a part of what there is and leaves: the sleeper wakes for the rest. */
+static void left_over(void)
+{
+    static struct side a, p;
+    struct soft_mr mr = private_mr(src, sizeof src);
+    pair_open(&a, &p, EXSI_PATH_AUTO);
+    add_key(&p, 7, dst, sizeof dst);
+    post_write(&a, src, 3 << 20, &mr, 7, dst);
+    soft_shm_part_doorbell(&p.part, true);
+    kick(&a);
+    exsi_poller_run(&p.poller);
+    soft_shm_part_progress(&p.part);
+    struct pollfd pf = {.fd = exsi_poller_fd(&p.poller), .events = POLLIN};
+    ok(p.qp.writes == 0 && poll(&pf, 1, 1000) == 1, "a sleeper wakes for what was left");
+    for (int i = 0; i < 5 && !p.qp.writes; i++) {
+        exsi_poller_run(&p.poller);
+        soft_shm_part_progress(&p.part);
+    }
+    exsi_poller_run(&p.poller);
+    ok(p.qp.writes == 1 && poll(&pf, 1, 0) == 0, "and sleeps on when nothing is");
+    pair_close(&a, &p);
+}
+
 /* Three connections of one part with endless work: none waits for the others. */
 static void fairness(void)
 {
@@ -456,6 +481,7 @@ int main(void)
     both_ways();
     many_regions();
     closed_regions();
+    left_over();
     fairness();
     return tap_done();
 }

@@ -155,16 +155,24 @@ static void on_unix(struct exsi_watch *w, uint32_t events)
     shm_path_drain(p);
 }
 
+bool shm_path_again(struct shm_path *p)
+{
+    return exsi_timer_start(p->path.part->poller, &p->again, 0) == 0;
+}
+
 /* --- the table ----------------------------------------------------------------------------------------- */
 
 int shm_path_progress(struct shm_path *p, uint64_t *budget)
 {
     int work = shm_rx_run(p, budget) + shm_tx_progress(p);
-    if (p->dead && !work && !p->judged && !p->broken_told) {
-        judge(p);
-        return 1;
+    if (work) {
+        /* One waiter leaves with its events while another sleeps: nobody rings for what is left here. */
+        if (p->path.part->asleep && shm_rx_left(p)) (void)shm_path_again(p);
+        return work;
     }
-    return work;
+    if (!p->dead || !*budget || p->judged || p->broken_told) return 0;
+    judge(p);
+    return 1;
 }
 
 static const char *op_name(const struct soft_path *p)

@@ -160,6 +160,8 @@ void shm_path_violation(struct shm_path *p, enum shm_blame blame, struct soft_te
                         const char *reason);
 /* Wake the peer if it sleeps; after a store that it should see. */
 void shm_path_wake(struct shm_path *p);
+/* Whoever sleeps in our own group wakes and goes on.  false: no memory for that. */
+bool shm_path_again(struct shm_path *p);
 /* Take what lies in the UNIX socket: 1 if there was a message. */
 int shm_path_drain(struct shm_path *p);
 
@@ -173,6 +175,8 @@ void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd);
 
 /* --- shm_pull.c */
 int shm_rx_run(struct shm_path *p, uint64_t *budget);
+/* Something lies there that was not taken. */
+bool shm_rx_left(const struct shm_path *p);
 EXSI_MUST_CHECK int shm_rx_region(struct shm_path *p, const struct shm_msg *m, int fd);
 void shm_rx_forget(struct shm_region *r);
 

@@ -384,6 +384,12 @@ static void tell(struct shm_path *p)
     if (atomic_load_explicit(&rx->peer->want, memory_order_relaxed) <= rx->next) shm_path_wake(p);
 }
 
+bool shm_rx_left(const struct shm_path *p)
+{
+    struct shm_slot s;
+    return !p->rx.stopped && peek(p, p->rx.next, &s);
+}
+
 int shm_rx_run(struct shm_path *p, uint64_t *budget)
 {
     struct shm_rx *rx = &p->rx;

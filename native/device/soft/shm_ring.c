@@ -373,7 +373,7 @@ void shm_tx_kick(struct shm_path *p)
     /* A peer that keeps up could hold us here for as long as there is something to send: after a few
      * rounds the sleeper is woken to go on. */
     for (int i = 0; more > 0 && !p->broken_told; i++) {
-        if (i >= KICK_ROUNDS && exsi_timer_start(p->path.part->poller, &p->again, 0) == 0) return;
+        if (i >= KICK_ROUNDS && shm_path_again(p)) return;
         if (!round_of(p)) return;
         more = missed(p);
     }
@@ -392,11 +392,11 @@ int shm_tx_progress(struct shm_path *p)
     }
     if (tx->freed == before) return 0;
     int done = retire(p);
-    if (tx->stalled) {
+    /* While somebody of the group sleeps, a new wish needs a second look at what the peer consumed. */
+    if (tx->stalled || p->path.part->asleep)
         shm_tx_kick(p);
-        return done + 1;
-    }
-    set_want(p); /* whoever sleeps runs progress again after this */
+    else
+        set_want(p);
     return done + 1;
 }
 
