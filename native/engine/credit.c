@@ -46,6 +46,14 @@ void exsi_flow_fini(struct exsi_flow *f)
     f->revoked = NULL;
 }
 
+/* Asked of the queue pair: the way that it took may carry less than the device can. */
+static bool carries_immediate(const struct exsi_flow *f)
+{
+    struct exsi_qp_info info = {0};
+    f->ep->ops->qp_query(f->ep->qp, &info);
+    return f->ep->dev->caps.has_immediate && info.immediate;
+}
+
 /* --- set-up ---------------------------------------------------------------------------------- */
 
 void exsi_flow_hello(const struct exsi_flow *f, uint16_t type, struct exsi_hello *out)
@@ -53,7 +61,7 @@ void exsi_flow_hello(const struct exsi_flow *f, uint16_t type, struct exsi_hello
     *out = (struct exsi_hello){
         .version = EXSI_PROTOCOL_VERSION,
         .min_version = EXSI_PROTOCOL_VERSION,
-        .flags = (uint16_t)(type | (f->ep->dev->caps.has_immediate ? EXSI_HELLO_IMMEDIATE : 0)),
+        .flags = (uint16_t)(type | (carries_immediate(f) ? EXSI_HELLO_IMMEDIATE : 0)),
         .credits = (uint16_t)f->slots,
         .max_adverts = (uint16_t)f->cfg.max_adverts,
         .max_transfer = (uint32_t)f->cfg.max_transfer,
@@ -71,7 +79,7 @@ int exsi_flow_peer_hello(struct exsi_flow *f, uint16_t type, const struct exsi_h
         snprintf(reason, EXSI_REASON_MAX, "the peer chose protocol version %u, which was not offered", in->version);
         return -EPROTO;
     }
-    f->ep->immediate = (in->flags & EXSI_HELLO_IMMEDIATE) && f->ep->dev->caps.has_immediate;
+    f->ep->immediate = (in->flags & EXSI_HELLO_IMMEDIATE) && carries_immediate(f);
     f->credit = f->peer_slots = in->credits;
     f->peer_adverts = in->max_adverts;
     uint64_t most = exsi_min_u64(in->max_transfer, f->cfg.max_transfer);
