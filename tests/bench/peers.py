@@ -16,6 +16,7 @@ import trio
 import exs
 from exs import esapi
 from exs.cli.bench.peers import HOST, STREAM_SLAB, Config, Ready, SyncPeer, TrioPeer, TrioTcp, private_region
+from exs.events import XferPart
 
 
 class TrioSocket(TrioTcp):
@@ -210,11 +211,13 @@ class EsApi(SyncPeer):
         while left:
             for event in take(queue, depth):
                 event.raise_for_errno()
-                left -= event.exs_evt_union.exs_evt_length
+                part, which = event.exs_evt_union, event.exs_evt_ahandle
+                assert isinstance(part, XferPart)
+                assert isinstance(which, int)
+                left -= part.exs_evt_length
                 received += 1
                 if left and posted < most:
-                    i = event.exs_evt_ahandle
-                    receive(fd, buffers[i][0], slab, flags, buffers[i][1], i, queue)
+                    receive(fd, buffers[which][0], slab, flags, buffers[which][1], which, queue)
                     posted += 1
         if posted > received:
             esapi.exs_cancel(fd=fd)

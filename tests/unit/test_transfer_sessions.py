@@ -316,6 +316,29 @@ async def test_the_server_survives_whatever_greets_it(tmp_path, garbage):
     assert made.reports[0]["error"]
 
 
+async def test_more_connections_than_the_server_takes_are_refused_and_the_others_do_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("exs.cli.transfer.server.MAX_CONNECTIONS", 1)
+    make_tree(tmp_path / "src")
+    async with world(tmp_path) as made:
+        summary = await client.put(made.connect, [str(tmp_path / "src")], workers=4, progress=Silent())
+    assert summary.exit_code == 0, summary.failed
+    assert contents(tmp_path / "served" / "src") == contents(tmp_path / "src")
+
+
+@pytest.mark.parametrize("said", [b"", protocol.encode_header(FrameType.DATA, 100, 1)[:5]])
+async def test_a_client_that_does_nothing_is_given_up(tmp_path, monkeypatch, said):
+    monkeypatch.setattr("exs.cli.transfer.server.PATIENCE", 0.05)
+    async with world(tmp_path) as made, made.connect() as link:
+        await link.send(protocol.encode_hello(Hello()))
+        await link.receive()
+        if said:
+            await link.send(said)
+        with trio.fail_after(5):
+            while await link.receive():
+                pass
+    assert made.reports[0]["error"]["code"] == "ETIMEDOUT"
+
+
 async def test_two_sources_of_one_name_do_not_overwrite_each_other(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

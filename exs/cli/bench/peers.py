@@ -283,7 +283,7 @@ def private_region(size: int) -> exs.MemoryRegion:
 
 def options_from(config: Config) -> exs.Options:
     """The options that a configuration names."""
-    names = ("path", "spin_us", "wait", "progress", "ring_bytes", "device", "queue_depth", "crc")
+    names = ("path", "spin_us", "wait", "progress", "ring_bytes", "device", "queue_depth", "crc", "direct_hold_us")
     return exs.Options(**{name: config[name] for name in names if name in config})
 
 

@@ -45,6 +45,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Link]]
 """Opens one more connection to the server."""
 
 ATTEMPTS = 2
+REFUSALS = 20
 FETCHES_IN_FLIGHT = 2
 _DONE = TransferError(errno.ECONNRESET, "the server closed the connection")
 
@@ -133,6 +134,7 @@ class _Job(Generic[T]):
         self._progress.file_done()
 
     async def _work(self) -> None:
+        refusals = 0
         while self._groups:
             under_way: dict[int, T] = {}
             try:
@@ -145,11 +147,17 @@ class _Job(Generic[T]):
                 error = first_error(failure)
                 if error is None:
                     raise
-                if not under_way:
+                if error.errno == errno.EAGAIN and refusals < REFUSALS:
+                    # The server has too many connections for the moment.
+                    refusals += 1
+                    self._retry(under_way, error)
+                    await trio.sleep(0.02 * refusals)
+                elif not under_way:
                     # Not even a greeting: another try would end the same way.
                     self._refused = error
                     return
-                self._retry(under_way, error)
+                else:
+                    self._retry(under_way, error)
 
     def _retry(self, under_way: dict[int, T], error: TransferError) -> None:
         for item in under_way.values():

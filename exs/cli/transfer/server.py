@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 64
 """More at the same time are refused: each has its slabs."""
+PATIENCE = 300.0
+"""Seconds that a client may be silent, or not take what it asked for."""
 REQUESTS = 16
 LISTED_AT_ONCE = 1000
 
@@ -136,7 +138,7 @@ class Server:
         async def give_up(item: Outgoing, error: TransferError) -> None:
             await session.send(protocol.encode_error(FrameType.ABORT, error, item.id))
 
-        session = Session(link, receiver, on_fed)
+        session = Session(link, receiver, on_fed, patience=PATIENCE)
         sender = Sender(link, session.send, digest, failed=give_up, advanced=lambda nbytes: None)
         try:
             async with trio.open_nursery() as nursery:
@@ -165,10 +167,12 @@ class Server:
     ) -> None:
         async with asked:
             async for type_, tag, body in asked:
+                session.answering = True
                 if type_ == FrameType.LIST:
                     await self._list(tag, body, session)
                 else:
                     await self._fetch(protocol.decode_fetch(memoryview(body)), session, sender)
+                session.answering = False
 
     async def _list(self, tag: int, path: bytes, session: Session) -> None:
         try:

@@ -8,6 +8,7 @@ passes the other frames on.  So files are written while the device already fills
 from __future__ import annotations
 
 import errno
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,7 +28,7 @@ from exs.cli.transfer.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from typing_extensions import Buffer
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 GREETING_SECONDS = 15.0
 
+_TOO_SLOW = TransferError(errno.ETIMEDOUT, "the peer did nothing for too long")
 _CUT = TransferError(errno.ECONNRESET, "the connection ended in the middle of a file")
 
 
@@ -117,9 +119,23 @@ class Session:
     Args:
         receiver: Writes what comes.
         on_fed: Told, for everything that was read, what it led to.
+        patience: Seconds without progress after which the connection is given up; a dead peer is noticed much
+            sooner, so this is about one that lives and does nothing.
+
+    Attributes:
+        answering: True while this side is busy for the peer, who then may be silent.
     """
 
-    def __init__(self, link: Link, receiver: Receiver, on_fed: Callable[[Fed], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        receiver: Receiver,
+        on_fed: Callable[[Fed], Awaitable[None]],
+        *,
+        patience: float = math.inf,
+    ) -> None:
+        self._patience = patience
+        self.answering = False
         self.link = link
         self._receiver = receiver
         self._on_fed = on_fed
@@ -128,7 +144,10 @@ class Session:
     async def send(self, *pieces: Buffer) -> None:
         """Sends the pieces of one frame, with none of another task between them."""
         async with self._turn:
-            await self.link.send(*pieces)
+            with trio.move_on_after(self._patience) as scope:
+                await self.link.send(*pieces)
+            if scope.cancelled_caught:
+                raise _TOO_SLOW
 
     async def read(self) -> None:
         """Reads until the peer's end of the stream.
@@ -137,7 +156,7 @@ class Session:
             TransferError: The peer broke the protocol, or ended in the middle of something.
         """
         while True:
-            views = await self.link.receive()
+            views = await self._receive()
             if not views:
                 if not self._receiver.at_boundary:
                     raise _CUT
@@ -149,6 +168,13 @@ class Session:
             if fed.outcomes:
                 await self.send(protocol.encode_results([outcome.result for outcome in fed.outcomes]))
             await self._on_fed(fed)
+
+    async def _receive(self) -> Sequence[memoryview]:
+        while True:
+            with trio.move_on_after(self._patience):
+                return await self.link.receive()
+            if not self.answering:
+                raise _TOO_SLOW
 
     async def close_receiver(self, error: TransferError) -> Outcome | None:
         """Takes away what was received of an unfinished file."""
