@@ -67,15 +67,15 @@ class Victim:
             if isinstance(event.exs_evt_union, AcceptPart) and event.exs_evt_errno == 0:
                 self.open.add(event.exs_evt_union.exs_evt_fd)
 
-    def until(self, holds: Callable[[], T], timeout: float = TIMEOUT) -> T:
-        """Make progress until something holds."""
+    def until(self, holds: Callable[[], T], timeout: float = TIMEOUT, *, step: float = 0.01) -> T:
+        """Make progress until something holds; step 0: look as often as can be."""
         deadline = time.monotonic() + timeout
         while True:
             got = holds()
             if got:
                 return got
             assert time.monotonic() < deadline, "it never came true"
-            self.drain(0.01)
+            self.drain(step)
 
     def expect(self, cookie: object, error: int = 0, timeout: float = TIMEOUT) -> ExsEvent:
         """The event of a post, which must have this errno."""
