@@ -58,7 +58,7 @@ def test_engines_do_not_know_each_other_or_a_device(source: Path) -> None:
     for name in INCLUDE.findall(source.read_text()):
         if name.startswith("engine/"):
             other = Path(name).stem
-            assert other in ("engine", "credit") or other.split("_")[0] == family, f"{source.name} includes {name}"
+            assert other in ("engine", "flow") or other.split("_")[0] == family, f"{source.name} includes {name}"
         assert not name.startswith("device/soft"), f"{source.name} includes {name}"
 
 
