@@ -258,6 +258,10 @@ class OpTable:
     __slots__ = ("_free", "_lock", "_slots")
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, in a process that has just been forked: another thread may have held the lock."""
         self._slots: list[object] = []
         self._free: list[int] = []
         self._lock = threading.Lock()
@@ -938,7 +942,7 @@ def start_again_after_fork() -> None:
     """Let a forked child open a context of its own; what it inherited stays dead.  *Source:* ES-API, ``exs_init``."""
     global _is_fork
     _is_fork = False
-    ops.__init__()  # type: ignore[misc]  # entries of the parent's operations, whose events never come here
+    ops.reset()  # entries of the parent's operations, whose events never come here
 
 
 def check(code: int) -> int:

@@ -77,7 +77,7 @@ class Descriptor:
         self.family: int = family
         self.type: int = kind
         self.settings: _config.Settings = _config.environment()
-        self.switches: dict[str, bool] = {"reuse_address": True, "reuse_port": False, "v6_only": True}
+        self.switches: dict[str, bool] = {"reuse_address": True, "reuse_port": False, "v6_only": False}
         self.linger_s: int | None = None
         self.nonblocking: bool = False
         self._handle = handle

@@ -231,10 +231,11 @@ def exs_close(fd: int, ah: object = None, qh: QHandle | None = None) -> None:
     sock = descriptor.handle
     abort = descriptor.linger_s == 0
     post = Post(EXS_EVT_CLOSE, descriptor, ah)
-    removed = process.table.pop(fd)
+    if process.table.pop(fd, None) is not descriptor:
+        raise from_errno(errno.EBADF)  # another thread was faster
     try:
         process.run(post, qh, lambda caller, cookie, eq: caller.close(sock, abort, cookie, eq))
     except OSError as problem:
         if problem.errno == errno.EAGAIN:
-            process.table[fd] = removed
+            process.table[fd] = descriptor
         raise

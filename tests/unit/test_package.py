@@ -88,7 +88,9 @@ def test_every_source_file_is_installed() -> None:
     for build in SOURCE.rglob("meson.build"):
         for files, folder in re.findall(r"install_sources\(([^)]*?)subdir: '(exs[^']*)'", build.read_text()):
             here = ROOT / folder
-            listed |= {(here / name.split("/")[-1]).relative_to(ROOT).as_posix() for name in re.findall(r"'([^']+)'", files)}
+            listed |= {
+                (here / name.split("/")[-1]).relative_to(ROOT).as_posix() for name in re.findall(r"'([^']+)'", files)
+            }
     sources = [f for f in SOURCE.rglob("*") if f.suffix in (".py", ".pyi", ".typed") or f.name == "py.typed"]
     assert len(sources) > 30
     for file in sources:
