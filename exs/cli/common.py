@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import exs
 
@@ -85,6 +85,13 @@ def add_way(parser: argparse.ArgumentParser) -> None:
 def options_of(args: argparse.Namespace) -> exs.Options:
     """The options that ``add_way`` collected."""
     return exs.Options(device=args.device, path=args.path)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The first error in a group of groups, which is how nurseries and races of addresses report; else itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import exs
+from exs.cli.common import innermost
 
 if TYPE_CHECKING:
     import argparse
@@ -61,8 +62,7 @@ async def try_path(name: str) -> str:
 
 
 def _words(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = innermost(error)
     if error.__cause__ is not None and not isinstance(error, exs.Error):
         return _words(error.__cause__)
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
@@ -70,7 +70,7 @@ def _words(error: BaseException) -> str:
 
 async def try_paths() -> list[Rung]:
     """Every rung of the soft device, tried."""
-    found = []
+    found: list[Rung] = []
     for name, summary in RUNGS.items():
         reason = await try_path(name)
         found.append(Rung(name, summary, not reason, reason))

@@ -86,7 +86,7 @@ def _print(medians: dict[str, dict[Measurement, Figures]], measurements: Sequenc
     sized = [what for what in measurements if what.operation == "throughput" and what.size != RATE_BYTES]
     head = ["", *(f"{size_name(w.size)} MiB/s" for w in sized), *(f"CPU s/GiB {size_name(w.size)}" for w in sized)]
     head += ["64 B us", "p99", "64 B k msg/s"]
-    rows = []
+    rows: list[list[str]] = []
     for label, figures in medians.items():
         cells = [f"{figures[w].mib_per_s:,.0f}" if w in figures else "-" for w in sized]
         cells += [f"{figures[w].cpu_per_gib:.2f}" if w in figures else "-" for w in sized]
@@ -101,7 +101,7 @@ def _print(medians: dict[str, dict[Measurement, Figures]], measurements: Sequenc
 def run(args: argparse.Namespace) -> int:
     """``exs bench``."""
     sizes = [parse_size(text) for text in args.sizes.split(",")]
-    cores = frozenset({min(os.sched_getaffinity(0))}) if args.one_core else frozenset()
+    cores: frozenset[int] = frozenset({min(os.sched_getaffinity(0))}) if args.one_core else frozenset()
     specs = peer_specs(cores)
     if args.only:
         words = args.only.split(",")

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from exs.cli.bench.peers import Config
 
@@ -157,7 +157,7 @@ class PairSpec:
 
     label: str
     peer: str = ""
-    config: Config = field(default_factory=dict)
+    config: Config = field(default_factory=dict[str, Any])  # Any: as Config
     command: tuple[str, ...] = ()
     cores: frozenset[int] = frozenset()
     eventfds: int = 0
@@ -215,7 +215,7 @@ def open_pair(spec: PairSpec) -> Pair:
     Raises:
         PairError: One of the two did not come up; the text is the last line that it wrote on standard error.
     """
-    config = dict(spec.config)
+    config: Config = dict(spec.config)
     fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(spec.eventfds)]
     if fds:
         config["eventfds"] = fds
@@ -241,7 +241,7 @@ def open_pair(spec: PairSpec) -> Pair:
 
 
 @contextlib.contextmanager
-def open_pairs(specs: Sequence[PairSpec]) -> Iterator[tuple[list[Pair], dict[str, str]]]:
+def open_pairs(specs: Sequence[PairSpec]) -> Generator[tuple[list[Pair], dict[str, str]]]:
     """All pairs that can be started, and for the others, by label, the reason."""
     pairs: list[Pair] = []
     missing: dict[str, str] = {}

@@ -100,7 +100,7 @@ class TrioPeer:
 
     async def ask(self, size: int, count: int) -> list[float]:
         """Round trips; returns the time of each in microseconds."""
-        times = []
+        times: list[float] = []
         clock = time.perf_counter_ns
         exchange = self.exchanger(size)
         for _ in range(count):
@@ -176,7 +176,7 @@ class PythonTcp(SyncPeer):
     def ask(self, size: int, count: int) -> list[float]:
         """One message there, one back."""
         data, buffer = b"x" * size, memoryview(bytearray(size))
-        times = []
+        times: list[float] = []
         for _ in range(count):
             began = time.perf_counter_ns()
             self._socket.sendall(data)

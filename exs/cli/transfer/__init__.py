@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -27,7 +27,7 @@ from exs.cli.transfer.summary import EXIT_CONNECTION, EXIT_OK, EXIT_SOME_FAILED,
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 
 def transfer_options(options: exs.Options) -> exs.Options:
@@ -40,7 +40,7 @@ def connector(address: Address, options: exs.Options) -> client.Connect:
     chosen = transfer_options(options)
 
     @asynccontextmanager
-    async def connect() -> AsyncIterator[ExsLink]:
+    async def connect() -> AsyncGenerator[ExsLink]:
         stream = await exs.open_stream(address.host, address.port, options=chosen)
         async with open_link(stream) as link:
             yield link
@@ -111,7 +111,7 @@ def _report_text(event: dict[str, object]) -> None:
         return
     failed = event["failed"]
     assert isinstance(failed, list)
-    for failure in failed:
+    for failure in cast("list[dict[str, object]]", failed):
         what = failure.get("path") or f"number {failure.get('id')}"
         print(f"{event['peer']}: failed {what}: {failure['reason']}", file=sys.stderr)
     error = event["error"]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 import exs
+from exs.cli.common import innermost
 from exs.cli.transfer.protocol import TransferError
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from typing_extensions import Buffer
 
@@ -35,6 +36,7 @@ class Window(Protocol):
 
     def __getitem__(self, part: slice, /) -> Buffer:
         """A slice, by offsets in bytes."""
+        ...
 
 
 class Link(Protocol):
@@ -43,10 +45,12 @@ class Link(Protocol):
     @property
     def device(self) -> str:
         """Name of the device that carries it."""
+        ...
 
     @property
     def path(self) -> str:
         """How the bytes travel: ``tcp``, ``shm-vm``, ``shm-ring``."""
+        ...
 
     async def send(self, *pieces: Buffer) -> None:
         """Accepts pieces in order; they belong to the link until ``flush`` or, of a ``window``, its exit."""
@@ -56,9 +60,11 @@ class Link(Protocol):
 
     async def receive(self) -> Sequence[memoryview]:
         """What has arrived, valid until the next call; empty at the end of the stream."""
+        ...
 
     def window(self, mapping: mmap.mmap) -> AbstractAsyncContextManager[Window]:
         """A mapped file to send slices of; nothing of it is in use when the block is left."""
+        ...
 
 
 class ExsLink:
@@ -93,7 +99,7 @@ class ExsLink:
         return [chunk.view for chunk in await self._receives.get_many(SLABS)]
 
     @asynccontextmanager
-    async def window(self, mapping: mmap.mmap) -> AsyncIterator[Window]:
+    async def window(self, mapping: mmap.mmap) -> AsyncGenerator[Window]:
         """A mapped file to send slices of."""
         # Leaving the region waits for the sends that use it, so the mapping can be closed behind it.
         async with exs.MemoryRegion(mapping, exs.Access.READ) as region:
@@ -101,7 +107,7 @@ class ExsLink:
 
 
 @asynccontextmanager
-async def open_link(stream: exs.SocketStream) -> AsyncIterator[ExsLink]:
+async def open_link(stream: exs.SocketStream) -> AsyncGenerator[ExsLink]:
     """Opens the queues of a stream for a transfer, and closes the stream at the end."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(stream)
@@ -123,9 +129,7 @@ class StreamLink:
     async def send(self, *pieces: Buffer) -> None:
         """Sends pieces in order; they are not in use any more afterwards."""
         for piece in pieces:
-            # A stream of trio takes these three kinds only.
-            whole = piece if isinstance(piece, (bytes, bytearray, memoryview)) else memoryview(piece)
-            await self._stream.send_all(whole)
+            await self._stream.send_all(piece if isinstance(piece, bytes) else memoryview(piece))
 
     async def flush(self) -> None:
         """Nothing is ever in use between calls."""
@@ -137,7 +141,7 @@ class StreamLink:
         return [memoryview(data)] if data else []
 
     @asynccontextmanager
-    async def window(self, mapping: mmap.mmap) -> AsyncIterator[Window]:
+    async def window(self, mapping: mmap.mmap) -> AsyncGenerator[Window]:
         """A mapped file to send slices of."""
         with memoryview(mapping) as whole:
             yield whole
@@ -151,9 +155,7 @@ def lost(error: BaseException) -> TransferError:
     """A lost connection in the words of a transfer."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, BaseExceptionGroup):  # one for each address that was tried
-            cause = cause.exceptions[0]
-            continue
+        cause = innermost(cause)  # one for each address that was tried
         if isinstance(cause, TransferError):
             return cause
         if isinstance(cause, OSError) and cause.errno:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from exs.cli.transfer.protocol import MAX_PATH, Entry, Kind, TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 MAX_NAME = 255
 MAX_DEPTH = 128
@@ -169,7 +169,7 @@ class Root:
         return facts.f_bavail * facts.f_frsize
 
     @contextlib.contextmanager
-    def directory(self, parts: tuple[bytes, ...], *, create: bool = False) -> Iterator[int]:
+    def directory(self, parts: tuple[bytes, ...], *, create: bool = False) -> Generator[int]:
         """A descriptor of the directory ``parts``, valid within the block.
 
         Args:

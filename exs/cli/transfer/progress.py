@@ -27,6 +27,7 @@ class Progress(Protocol):
 
     def __enter__(self) -> Self:
         """Begins to show."""
+        ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -135,6 +135,7 @@ class Hasher(Protocol):
 
     def digest(self) -> bytes:
         """The checksum so far."""
+        ...
 
 
 def available_digests() -> DigestKind:
@@ -341,7 +342,8 @@ def decode_entry(body: memoryview) -> Entry:
 
 def decode_entries(body: memoryview) -> list[Entry]:
     """The body of an ENTRIES frame."""
-    entries, at = [], 0
+    entries: list[Entry] = []
+    at = 0
     while at < len(body):
         entry, at = _decode_entry(body, at)
         entries.append(entry)
@@ -355,7 +357,8 @@ def encode_batch_item(entry: Entry, digest: bytes) -> bytes:
 
 def decode_batch(body: memoryview) -> list[BatchItem]:
     """The body of a BATCH frame; the items' data are views of it."""
-    items, at = [], 0
+    items: list[BatchItem] = []
+    at = 0
     while at < len(body):
         entry, at = _decode_entry(body, at)
         if len(body) - at < DIGEST_BYTES or entry.size > len(body) - at - DIGEST_BYTES:
@@ -371,7 +374,7 @@ def decode_batch(body: memoryview) -> list[BatchItem]:
 
 def encode_results(results: Sequence[Result]) -> bytes:
     """A RESULT frame."""
-    parts = []
+    parts: list[bytes] = []
     for result in results:
         reason = result.reason.encode("utf-8", "replace")[:MAX_REASON]
         parts.append(_RESULT.pack(result.id, result.code, len(reason)) + reason)
@@ -380,7 +383,8 @@ def encode_results(results: Sequence[Result]) -> bytes:
 
 def decode_results(body: memoryview) -> list[Result]:
     """The body of a RESULT frame."""
-    results, at = [], 0
+    results: list[Result] = []
+    at = 0
     while at < len(body):
         if len(body) - at < _RESULT.size:
             raise ViolationError("a result is cut off")
@@ -400,7 +404,8 @@ def encode_fetch(wanted: Sequence[tuple[int, bytes]]) -> bytes:
 
 def decode_fetch(body: memoryview) -> list[tuple[int, bytes]]:
     """The body of a FETCH frame."""
-    wanted, at = [], 0
+    wanted: list[tuple[int, bytes]] = []
+    at = 0
     while at < len(body):
         if len(body) - at < _FETCH.size:
             raise ViolationError("a request is cut off")

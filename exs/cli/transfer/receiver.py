@@ -92,9 +92,13 @@ class Fed:
         bytes_written: File contents that were written.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
-    frames: list[tuple[FrameType, int, bool, bytes]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
+    frames: list[tuple[FrameType, int, bool, bytes]] = field(default_factory=list[tuple[FrameType, int, bool, bytes]])
     bytes_written: int = 0
+
+
+def _by_path(entry: Entry) -> tuple[bytes, ...]:
+    return split_path(entry.path)
 
 
 def _outcome(entry: Entry, error: TransferError | None) -> Outcome:
@@ -120,7 +124,7 @@ class Receiver:
     ) -> None:
         self._root = root
         self._digest = digest
-        self._place = place or (lambda entry: split_path(entry.path))
+        self._place = place or _by_path
         self._decoder = Decoder()
         self._incoming: _Incoming | None = None
 

@@ -68,9 +68,9 @@ class _Packed:
     """What became of a run of items: a BATCH body, those that failed, and one too large for a batch."""
 
     taken: int = 0
-    body: list[bytes] = field(default_factory=list)
-    sizes: list[tuple[Outgoing, int]] = field(default_factory=list)
-    failed: list[tuple[Outgoing, TransferError]] = field(default_factory=list)
+    body: list[bytes] = field(default_factory=list[bytes])
+    sizes: list[tuple[Outgoing, int]] = field(default_factory=list[tuple[Outgoing, int]])
+    failed: list[tuple[Outgoing, TransferError]] = field(default_factory=list[tuple[Outgoing, TransferError]])
     large: tuple[Outgoing, OpenFile] | None = None
 
 
@@ -181,16 +181,13 @@ class Sender:
     async def _send_large(self, item: Outgoing, file: OpenFile) -> None:
         entry = Entry(item.id, Kind.FILE, item.path, file.size, file.mode)
         await self._send(protocol.encode_frame(FrameType.FILE, protocol.encode_entry(entry), item.id))
-        error = None
         try:
             digest = await self._send_contents(item, file)
-        except TransferError as failure:
-            error = failure
-        if error is None:
-            await self._send(protocol.encode_frame(FrameType.END, digest, item.id))
-            return
-        # The receiver answers with a result, unless this is itself the answer to one.
-        await self._send(protocol.encode_error(FrameType.ABORT, error, item.id))
+            last = protocol.encode_frame(FrameType.END, digest, item.id)
+        except TransferError as error:
+            # The receiver answers with a result, unless this is itself the answer to one.
+            last = protocol.encode_error(FrameType.ABORT, error, item.id)
+        await self._send(last)
 
     async def _send_contents(self, item: Outgoing, file: OpenFile) -> bytes:
         """Sends DATA frames; returns the checksum, which a thread computes meanwhile."""

@@ -53,7 +53,7 @@ class _Tally:
     files_received: int = 0
     bytes_received: int = 0
     files_sent: int = 0
-    failed: list[dict[str, object]] = field(default_factory=list)
+    failed: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
 
     def count(self, outcome: Outcome) -> None:
         if outcome.error is not None:
@@ -187,7 +187,7 @@ class Server:
             await session.send(protocol.encode_error(FrameType.ABORT, error, tag))
 
     async def _fetch(self, wanted: list[tuple[int, bytes]], session: Session, sender: Sender) -> None:
-        items = []
+        items: list[Outgoing] = []
         for id_, path in wanted:
             try:
                 items.append(Outgoing(self._root, split_path(path), path, id=id_))

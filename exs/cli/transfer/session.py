@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -187,7 +187,8 @@ class Session:
 def first_error(error: BaseException) -> TransferError | None:
     """What went wrong, out of the groups that nurseries make; ``None`` if it is nothing of a connection."""
     if isinstance(error, BaseExceptionGroup):
-        found = [first_error(inner) for inner in error.exceptions if not isinstance(inner, trio.Cancelled)]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = [first_error(inner) for inner in group.exceptions if not isinstance(inner, trio.Cancelled)]
         return found[0] if found and all(found) else None
     if isinstance(error, TransferError):
         return error

@@ -6,12 +6,9 @@ from __future__ import annotations
 import errno
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from exs.cli.transfer.paths import printable
-
-if TYPE_CHECKING:
-    from exs.cli.transfer.protocol import TransferError
+from exs.cli.transfer.protocol import TransferError
 
 EXIT_OK = 0
 EXIT_SOME_FAILED = 1
@@ -43,8 +40,8 @@ class Summary:
     files: int = 0
     directories: int = 0
     nbytes: int = 0
-    failed: list[tuple[bytes, TransferError]] = field(default_factory=list)
-    skipped: list[tuple[bytes, str]] = field(default_factory=list)
+    failed: list[tuple[bytes, TransferError]] = field(default_factory=list[tuple[bytes, TransferError]])
+    skipped: list[tuple[bytes, str]] = field(default_factory=list[tuple[bytes, str]])
     connection_error: TransferError | None = None
     device: str = ""
     path: str = ""
