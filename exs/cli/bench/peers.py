@@ -291,13 +291,16 @@ class ExsPeer(TrioPeer):
     """exs from trio.
 
     Configuration: ``type`` is ``stream`` or ``seqpacket``; ``memory`` is ``private`` or ``allocated``; ``calls``
-    is ``queue`` (batches) or ``await`` (one call each); the rest are fields of ``exs.Options``.
+    is ``queue`` (batches) or ``await`` (one awaited call for each message: a stream's ``send``, and ``recv_into`` of
+    what is there, as with any stream; for messages ``put`` and the steps of a receive queue); the rest are fields of
+    ``exs.Options``.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._regions: dict[tuple[str, int], exs.MemoryRegion] = {}
         self._pools: dict[tuple[int, int], exs.BufferPool] = {}
+        self._awaits = config.get("calls") == "await"
         self._is_stream = config.get("type", "stream") == "stream"
         self._socket: exs.Socket
         self._channel: exs.SocketStream | exs.MessageChannel
@@ -350,10 +353,15 @@ class ExsPeer(TrioPeer):
     async def send_many(self, size: int, count: int, depth: int) -> None:
         """Batches through a send queue, or one ``send`` each."""
         region = self._region("send", size)
-        if self.config.get("calls") == "await":
+        if self._awaits and self._is_stream:
             send, view = self._socket.send, region[:]
             for _ in range(count):
                 await send(view)
+        elif self._awaits:
+            view = region[:]
+            async with self._socket.send_queue(depth=depth) as sends:
+                for _ in range(count):
+                    await sends.put(view)
         else:
             batch = [region[:]] * min(depth, count)
             left = count
@@ -367,14 +375,21 @@ class ExsPeer(TrioPeer):
     async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
         """Batches from a receive queue, or one ``recv_into`` each."""
         total = size * count
-        if self.config.get("calls") == "await":
-            view, receive = self._region("receive", size)[:], self._socket.recv_into
+        if self._awaits and self._is_stream:
+            view, receive = self._region("receive", max(size, STREAM_SLAB))[:], self._socket.recv_into
             ready()
             while total:
                 got = await receive(view)
                 if not got:
                     raise EOFError
                 total -= got
+        elif self._awaits:
+            async with self._socket.receive_queue(self._pool(size, depth), depth=depth) as receives:
+                ready()
+                async for chunk in receives:
+                    total -= chunk.length
+                    if not total:
+                        break
         else:
             slab = max(size, STREAM_SLAB) if self._is_stream and size < STREAM_SLAB else size
             async with self._socket.receive_queue(self._pool(slab, depth), depth=depth) as receives:
