@@ -173,7 +173,7 @@ uint32_t exsi_ep_write_cost(const struct exsi_endpoint *ep)
 
 static bool can_post(const struct exsi_endpoint *ep)
 {
-    return ep->qp && (ep->state == EXSI_EP_UP || ep->state == EXSI_EP_READY);
+    return ep->qp && !ep->shut && (ep->state == EXSI_EP_UP || ep->state == EXSI_EP_READY);
 }
 
 /* Account for one posted request. */
@@ -372,6 +372,13 @@ void exsi_ep_completion(struct exsi_endpoint *ep, const struct exsi_wc *wc)
         if (wc->error == 0) ep->engine->on_invalidated(ep, wc->wr_id);
         break;
     }
+}
+
+void exsi_ep_disconnect(struct exsi_endpoint *ep)
+{
+    if (ep->shut || ep->state >= EXSI_EP_FAILING) return;
+    ep->shut = true;
+    if (ep->cm) ep->ops->cm_disconnect(ep->cm);
 }
 
 void exsi_ep_fail(struct exsi_endpoint *ep, int error, const char *fmt, ...)

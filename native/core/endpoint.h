@@ -70,6 +70,7 @@ struct exsi_endpoint {
     bool immediate;               /* both sides have immediate data */
     bool opened;                  /* engine->ep_open succeeded: _free calls ep_close */
     bool room_wanted;             /* exsi_ep_room said no: on_room is owed */
+    bool shut;                    /* exsi_ep_disconnect was called */
     struct exsi_ep_attr attr;
     uint8_t *recv_mem;
     struct exsi_dmr *recv_mr;
@@ -117,6 +118,8 @@ EXSI_MUST_CHECK int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *
                                      uint32_t *rkey);
 /* 0: dead now; 1: engine->on_invalidated(wr_id) will say so. */
 EXSI_MUST_CHECK int exsi_ep_key_invalidate(struct exsi_endpoint *ep, uint32_t rkey, uint64_t wr_id);
+/* The end in order: nothing is posted any more, what was posted goes out, DISCONNECTED follows. */
+void exsi_ep_disconnect(struct exsi_endpoint *ep);
 /* Connection is over because of ERROR (positive); reason goes to the log.  Flushes; on_error follows. */
 void exsi_ep_fail(struct exsi_endpoint *ep, int error, const char *fmt, ...) EXSI_PRINTF(3, 4);
 

@@ -108,7 +108,7 @@ void exsi_flow_detach(struct exsi_attach *at);
 #define exsi_flow_fail(f, ...) exsi_ep_fail((f)->ep, EPROTO, __VA_ARGS__)
 static inline bool exsi_flow_running(const struct exsi_flow *f)
 {
-    return f->ep->state == EXSI_EP_UP || f->ep->state == EXSI_EP_READY;
+    return !f->ep->shut && (f->ep->state == EXSI_EP_UP || f->ep->state == EXSI_EP_READY);
 }
 
 /* Sending may begin now. */

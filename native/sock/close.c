@@ -219,7 +219,7 @@ static void finish_close(struct exsi_socket *s, bool fin_sent)
 static void disconnect(struct exsi_socket *s)
 {
     s->disconnecting = true;
-    s->ep->ops->cm_disconnect(s->ep->cm);
+    exsi_ep_disconnect(s->ep);
 }
 
 void exsi_close_step(struct exsi_socket *s, uint32_t ready)

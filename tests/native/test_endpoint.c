@@ -231,7 +231,7 @@ static void test_end(void)
     start(false, 16);
     must(exsi_ep_send(p.side[0].ep, "last words", 10, false) == 0);
     exsi_group_flush(p.group);
-    sim_disconnect(p.side[0].ep->qp);
+    pair_disconnect(&p);
     pair_run(&p);
     ok(notes[1].recvs == 1 && p.side[0].ep->error == 0 && p.side[1].ep->error == 0 && notes[1].errors == 1,
        "an end in order: no error, and nothing is lost");

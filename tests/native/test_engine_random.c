@@ -187,7 +187,7 @@ static void episode(struct run *r, uint64_t seed)
         drain(r);
         if (m->wrong[0] || sim_violation(r->pair.sim)) return;
         m->over = true;
-        sim_disconnect(r->pair.side[0].ep->qp);
+        pair_disconnect(&r->pair);
     }
     run_quiet(r);
     model_compare(m, !abort);

@@ -326,7 +326,7 @@ static void test_clean_end(void)
     p.side[1].ep->engine->shutdown_send(&p.side[1].at);
     exsi_group_flush(p.group);
     pair_run(&p);
-    sim_disconnect(p.side[0].ep->qp);
+    pair_disconnect(&p);
     pair_run(&p);
     ok(p.side[0].at.error == 0 && p.side[1].at.error == 0 && p.side[1].dead_reports == 1,
        "an end in order is no error");

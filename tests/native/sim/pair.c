@@ -120,6 +120,12 @@ void pair_drop_side(struct pair *p, struct side *s)
     sim_device(p->sim)->ops->dereg_mr(sim_device(p->sim), s->dmr);
 }
 
+void pair_disconnect(struct pair *p)
+{
+    for (int i = 0; i < 2; i++) exsi_ep_disconnect(p->side[i].ep);
+    sim_disconnect(p->side[0].ep->qp);
+}
+
 void pair_drop(struct pair *p)
 {
     for (int i = 0; i < 2; i++) pair_drop_side(p, &p->side[i]);

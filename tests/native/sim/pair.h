@@ -34,6 +34,8 @@ void pair_close(struct pair *p);
 /* Two endpoints, their hellos exchanged, linked and up. */
 void pair_connect(struct pair *p, const struct exsi_engine_ops *engine, const struct exsi_engine_config cfg[2],
                   const struct sim_options *opt, uint64_t seed);
+/* Both sides end the connection in order. */
+void pair_disconnect(struct pair *p);
 /* One endpoint with its engine and attachment, not linked; and its end. */
 void pair_make_side(struct pair *p, int side, const struct exsi_engine_ops *engine,
                     const struct exsi_engine_config *cfg);

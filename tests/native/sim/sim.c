@@ -184,6 +184,7 @@ static int sim_post_send(struct exsi_qp *q, const struct exsi_send_wr *wr, int n
         violate(qp->sim, "the send queue was overrun");
         return -ENOMEM;
     }
+    if (qp->ended) violate(qp->sim, "a post behind the end in order");
     for (int i = 0; i < n; i++) {
         if (wr[i].op == EXSI_WR_WRITE_IMM && !qp->sim->opt.immediate) return -EINVAL;
         qp->in_sq++;
