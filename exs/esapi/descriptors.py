@@ -279,20 +279,27 @@ class Process:
 
     def _await(self, own: Private, queue: QHandle, cookie: int) -> RawEvent:
         """The event with this cookie, from the thread's own queue; what an interrupted call left there is let go."""
-        while True:
-            found = None
-            for raw in self.wait(queue, own.batch, EXS_EVTVEC_MAX, 1, None):
+        found: RawEvent | None = None
+        while found is None:
+            taken: list[RawEvent] = []
+            try:
+                self._take(queue, own.batch, taken, EXS_EVTVEC_MAX, 1, None)
+            except BaseException:
+                self._put_back(queue, own.batch, taken)
+                raise
+            for raw in taken:
                 if raw[0] == cookie:
                     found = raw
                 else:
                     self.discard(raw)
-            if found is not None:
-                return found
+        return found
 
     def tidy(self) -> None:
         """Let go of the events of interrupted calls, as far as they have come."""
         own = self.private()
-        for raw in self.poll(own.queue, own.batch, EXS_EVTVEC_MAX):
+        taken: list[RawEvent] = []
+        self._take(own.queue, own.batch, taken, EXS_EVTVEC_MAX, 0, 0)
+        for raw in taken:
             self.discard(raw)
         own.left_behind = any(isinstance(p, Post) and p.stale for p in ops.owners())
 
@@ -304,62 +311,85 @@ class Process:
 
     # --- waiting
 
-    def wait(self, qh: QHandle, batch: _native.Batch, most: int, least: int, timeout: float | None) -> list[RawEvent]:
-        """Wait for events of a queue; signal handlers run meanwhile, and none of the events is lost if one raises.
+    def events(self, qh: QHandle, most: int, least: int, timeout: float | None) -> list[ExsEvent]:
+        """Take events out of a queue.  If a signal's handler raises meanwhile, they stay for the next dequeue.
 
         Args:
             qh: The queue.
-            batch: Room for events, the thread's own.
             most: How many to take at most.
             least: How many to wait for.
-            timeout: Seconds; ``None`` for no limit.
-
-        Returns:
-            Fewer than ``least`` only if the time is over.
+            timeout: Seconds; ``None`` for no limit, 0 to look only.
         """
-        settings = _config.environment()
+        batch = self.private().batch
+        taken: list[RawEvent] = []
+        try:
+            self._take(qh, batch, taken, most, least, timeout)
+            found = [self.finish(raw) for raw in taken]
+        except BaseException:
+            self._put_back(qh, batch, taken)
+            raise
+        for raw in taken:
+            ops.remove(raw[0])
+        return found
+
+    def _take(
+        self,
+        qh: QHandle,
+        batch: _native.Batch,
+        taken: list[RawEvent],
+        most: int,
+        least: int,
+        timeout: float | None,
+    ) -> None:
+        """Add to ``taken``: fewer than ``least`` only if the time is over.  Signal handlers run between the sleeps."""
+        batch.clear()
+        taken += qh.backlog[:most]
+        del qh.backlog[:most]
+        if timeout is not None and timeout <= 0:
+            if len(taken) < most:
+                taken += qh.queue.drain(batch, most=most - len(taken))
+                batch.clear()
+            return
+        spin_us = _config.environment().spin_us
         mode = _native.WAITS[qh.wait]
         deadline = None if timeout is None else time.monotonic() + timeout
         sliced = threading.get_ident() == threading.main_thread().ident or qh.wait == "busy"
-        taken, qh.backlog[:most] = qh.backlog[:most], []
-        batch.clear()
-        try:
-            while len(taken) < least:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0)
-                nap = SIGNAL_SLICE_S if sliced and (left is None or left > SIGNAL_SLICE_S) else left
-                nap_us = -1 if nap is None else round(nap * 1e6)
-                try:
-                    got = qh.queue.wait(batch, most - len(taken), least - len(taken), nap_us, mode, settings.spin_us)
-                except InterruptedError:
-                    continue  # handlers have run by now; go on if none raised
-                taken += got
-                batch.clear()
-                if nap == left and left is not None and len(taken) < least:
-                    break
-        except BaseException:
-            rest = batch.rest()
-            if rest and taken[-len(rest) :] != rest:
-                taken += rest
+        while len(taken) < least:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            nap = SIGNAL_SLICE_S if sliced and (left is None or left > SIGNAL_SLICE_S) else left
+            nap_us = -1 if nap is None else round(nap * 1e6)
+            try:
+                got = qh.queue.wait(batch, most - len(taken), least - len(taken), nap_us, mode, spin_us)
+            except InterruptedError:
+                continue  # handlers have run by now; go on if none raised
+            taken += got
             batch.clear()
-            if taken:
-                qh.backlog[:0] = taken
-                qh.queue.kick()
-            raise
-        return taken
+            if nap == left and left is not None:
+                break
 
-    def poll(self, qh: QHandle, batch: _native.Batch, most: int) -> list[RawEvent]:
-        """What is there now; if nothing is, the queue's descriptor is armed."""
-        taken, qh.backlog[:most] = qh.backlog[:most], []
-        if len(taken) < most:
-            taken += qh.queue.drain(batch, most=most - len(taken))
-        return taken
+    def hold(self, qh: QHandle) -> list[RawEvent]:
+        """Move all events of a queue to its backlog, and return that."""
+        batch = self.private().batch
+        while got := qh.queue.drain(batch):
+            qh.backlog += got
+        return list(qh.backlog)
+
+    def _put_back(self, qh: QHandle, batch: _native.Batch, taken: list[RawEvent]) -> None:
+        """Keep for the next dequeue what an exception of a signal's handler kept from being handed out."""
+        rest = batch.rest()
+        if taken[-len(rest) :] != rest:  # struck before they were added
+            taken = taken + rest
+        batch.clear()
+        if taken:
+            qh.backlog[:0] = taken
+            qh.queue.kick()
 
     # --- from what the core says to what the program sees
 
     def finish(self, raw: RawEvent) -> ExsEvent:
-        """The event for what the core said."""
+        """The event for what the core said; its entry among the running operations stays, for another try."""
         cookie, value, extra, error, _, bits = raw
-        post = ops.remove(cookie)
+        post = ops.get(cookie)
         assert isinstance(post, Post)
         kind = post.type
         part: XferPart | XferMsgPart | XferFilePart | AcceptPart | PollPart | None = None
@@ -412,6 +442,7 @@ class Process:
     def discard(self, raw: RawEvent) -> None:
         """Let go of an event that nobody will take."""
         part = self.finish(raw).exs_evt_union
+        ops.remove(raw[0])
         if isinstance(part, AcceptPart):
             orphan = self.table.pop(part.exs_evt_fd, None)
             if orphan is not None:

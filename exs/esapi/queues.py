@@ -24,8 +24,6 @@ from exs.esapi.constants import (
 from exs.esapi.descriptors import QHandle
 
 if TYPE_CHECKING:
-    from exs._native import RawEvent
-    from exs.esapi.descriptors import Process
     from exs.events import ExsEvent
 
 _WAITS = {
@@ -61,12 +59,7 @@ def exs_qdelete(qh: QHandle) -> None:
     *Source:* ES-API ``exs_qdelete``.
     """
     process = descriptors.process()
-    own = process.private()
-    while taken := process.poll(qh, own.batch, EXS_EVTVEC_MAX):
-        qh.backlog += taken
-        if len(qh.backlog) == len(taken):
-            break
-    left = list(qh.backlog)
+    left = process.hold(qh)
     try:
         qh.queue.free()
     except OSError:
@@ -99,22 +92,8 @@ def exs_qdequeue(qh: QHandle, count: int = 1, timeout: float | None = None) -> l
     least = most if count < 0 else 1
     if not count or most > EXS_EVTVEC_MAX or (count < 0 and most > qh.depth):
         raise from_errno(errno.EINVAL)
-    batch = process.private().batch
-    if timeout is not None and timeout <= 0:
-        return _events(process, process.poll(qh, batch, most))
-    events: list[ExsEvent] = []
-    while len(events) < least:
-        raw = process.wait(qh, batch, most - len(events), least - len(events), timeout)
-        if not raw:
-            break
-        events += _events(process, raw)
-        timeout = 0 if timeout is not None and len(raw) < least else timeout
-    return events
-
-
-def _events(process: Process, raw: list[RawEvent]) -> list[ExsEvent]:
-    events = [process.finish(r) for r in raw]
-    if any(r[3] for r in raw):
+    events = process.events(qh, most, least, timeout)
+    if any(event.exs_evt_errno for event in events):
         process.ctx.drain_log()
     return events
 
