@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,20 @@ class Leaks:
             shared = sum("memfd:" in line or "/dev/shm" in line for line in maps)  # noqa: S108  a name to look for
         return cls(_descriptors(), shared, frozenset(int(t) for t in os.listdir("/proc/self/task")))
 
+    @classmethod
+    def settled(cls, before: Leaks, *, patience: float = 3.0) -> Leaks:
+        """Look until there is no more than before, at most ``patience`` seconds.
+
+        With ``progress="thread"`` a connection that was closed in order takes its leave of the peer in the background.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            after = cls.now()
+            more = len(after.descriptors) > len(before.descriptors) or after.mappings > before.mappings
+            if not more or time.monotonic() > deadline:
+                return after
+            time.sleep(0.01)
+
 
 def _descriptors() -> frozenset[str]:
     found = set()
@@ -70,7 +85,7 @@ def no_leaks(*, descriptors: int = 0, mappings: int = 0, threads: int = 0) -> It
     """
     before = Leaks.now()
     yield
-    after = Leaks.now()
+    after = Leaks.settled(before)
     fresh = after.descriptors - before.descriptors
     gone = before.descriptors - after.descriptors
     assert len(fresh) - len(gone) <= descriptors, f"descriptors left: {sorted(fresh)}"

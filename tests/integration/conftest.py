@@ -98,7 +98,7 @@ def _warm() -> None:
 def _no_descriptor_left(_warm: None) -> Iterator[None]:
     before = Leaks.now()
     yield
-    after = Leaks.now()
+    after = Leaks.settled(before)
     assert len(after.descriptors) <= len(before.descriptors), sorted(after.descriptors - before.descriptors)
     assert after.mappings <= before.mappings, "shared mappings are left"
 
