@@ -90,13 +90,30 @@ class Other:
         address: What ``connect()`` dials.
         env: Environment variables to set.
         prefix: Command to run it under.
+        args: Arguments behind the address.
     """
 
     def __init__(
-        self, code: str, address: tuple[str, int] = ("127.0.0.1", 0), *, prefix: list[str] | None = None, **env: str
+        self,
+        code: str,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+        *,
+        prefix: list[str] | None = None,
+        args: list[str] | None = None,
+        **env: str,
     ) -> None:
         self.process = subprocess.Popen(
-            [*(prefix or []), sys.executable, "-W", "error", "-c", PRELUDE + code, address[0], str(address[1])],
+            [
+                *(prefix or []),
+                sys.executable,
+                "-W",
+                "error",
+                "-c",
+                PRELUDE + code,
+                address[0],
+                str(address[1]),
+                *(args or []),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **env},
