@@ -21,17 +21,17 @@ typedef struct exsi_event exsi_event;
 typedef struct exsi_log_record exsi_log_record;
 
 typedef struct {
-    exsi_event event;    /* valid when the post returned 1 */
-    uint64_t op;         /* handle for exsi_cancel; valid when it returned 0 */
-    uint32_t pending;    /* events that now lie in the queue: drain, no signal was sent for them */
+    exsi_event event; /* valid when the post returned 1 */
+    uint64_t op;      /* handle for exsi_cancel; valid when it returned 0 */
+    uint32_t pending; /* events that now lie in the queue: drain, no signal was sent for them */
 } exsi_posted;
 
 /* --- context and groups ----------------------------------------------------------------------- */
 int exsi_open(exsi_ctx **out);
 void exsi_close(exsi_ctx *ctx);
-int exsi_forked(exsi_ctx *ctx);                           /* 1 in a forked child */
+int exsi_forked(exsi_ctx *ctx);                                   /* 1 in a forked child */
 int exsi_group_new(exsi_ctx *ctx, int threaded, uint64_t *group); /* threaded: the one such group */
-int exsi_group_free(exsi_ctx *ctx, uint64_t group);       /* aborts what is open in it */
+int exsi_group_free(exsi_ctx *ctx, uint64_t group);               /* aborts what is open in it */
 int exsi_log_drain(exsi_ctx *ctx, struct exsi_log_record *out, int max);
 void exsi_log_threshold(exsi_ctx *ctx, int level);
 
@@ -47,7 +47,7 @@ int exsi_devices(exsi_ctx *ctx, exsi_device_info *out, int max);
 /* --- memory ---------------------------------------------------------------------------------------- */
 int exsi_mem_register(exsi_ctx *ctx, void *addr, size_t len, uint32_t flags, uint64_t *mr);
 int exsi_mem_allocate(exsi_ctx *ctx, size_t len, uint32_t flags, uint64_t *mr, void **addr);
-void exsi_mem_unmap(void *addr, size_t len);              /* of exsi_mem_allocate; len as asked there */
+void exsi_mem_unmap(void *addr, size_t len); /* of exsi_mem_allocate; len as asked there */
 int exsi_mem_close(exsi_ctx *ctx, uint64_t mr);
 int exsi_mem_close_later(exsi_ctx *ctx, uint64_t mr);
 int exsi_mem_in_use(exsi_ctx *ctx, uint64_t mr);
@@ -56,9 +56,9 @@ int exsi_mem_in_use(exsi_ctx *ctx, uint64_t mr);
 int exsi_eq_new(exsi_ctx *ctx, uint64_t inline_group, uint32_t depth, uint64_t *eq); /* group 0: none */
 int exsi_eq_free(exsi_ctx *ctx, uint64_t eq);
 int exsi_eq_fd(exsi_ctx *ctx, uint64_t eq);
-int exsi_eq_depth(exsi_ctx *ctx, uint64_t eq, uint32_t depth);  /* 0 asks; returns the depth */
+int exsi_eq_depth(exsi_ctx *ctx, uint64_t eq, uint32_t depth); /* 0 asks; returns the depth */
 int exsi_eq_count(exsi_ctx *ctx, uint64_t eq);
-int exsi_eq_in_flight(exsi_ctx *ctx, uint64_t eq);        /* posts whose event is not in the queue yet */
+int exsi_eq_in_flight(exsi_ctx *ctx, uint64_t eq); /* posts whose event is not in the queue yet */
 /* Run the queue's inline group once, then take events.  An empty result arms the descriptor: only then
  * may the caller sleep on it.  spin_us: poll that long for a first event. */
 int exsi_eq_drain(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, uint32_t spin_us);
@@ -77,9 +77,9 @@ int exsi_eq_wait(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, int least
 
 /* --- sockets --------------------------------------------------------------------------------------- */
 typedef struct {
-    char device[16];             /* "auto", "soft", "verbs" */
-    uint32_t path;               /* enum exsi_path */
-    uint32_t ring_bytes, max_adverts, max_ops;   /* max_ops: per direction in flight (queue_depth) */
+    char device[16];                           /* "auto", "soft", "verbs" */
+    uint32_t path;                             /* enum exsi_path */
+    uint32_t ring_bytes, max_adverts, max_ops; /* max_ops: per direction in flight (queue_depth) */
     uint32_t keepalive_ms, close_timeout_ms, connect_timeout_ms;
     uint32_t direct_threshold, direct_hold_us;
     uint8_t strict_keys, crc, strict_size, reuse_address, reuse_port, v6_only;
@@ -94,24 +94,28 @@ int exsi_sockname(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len);
 int exsi_peername(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len);
 
 typedef struct {
-    int32_t state;               /* enum exsi_socket_state */
-    int32_t error;               /* first error of the connection, positive */
+    int32_t state; /* enum exsi_socket_state */
+    int32_t error; /* first error of the connection, positive */
     int32_t family, type;
     char device[16], path[16];
-    char reason[160];            /* of the error, in words; may be empty */
+    char reason[160]; /* of the error, in words; may be empty */
     uint8_t readable, writable, peer_fin, send_shut;
     uint32_t ops_in_flight;
 } exsi_socket_info;
 enum exsi_socket_state {
-    EXSI_SOCK_NEW, EXSI_SOCK_LISTENING, EXSI_SOCK_CONNECTING, EXSI_SOCK_CONNECTED, EXSI_SOCK_CLOSING,
-    EXSI_SOCK_DEAD,              /* connection over, not closed */
+    EXSI_SOCK_NEW,
+    EXSI_SOCK_LISTENING,
+    EXSI_SOCK_CONNECTING,
+    EXSI_SOCK_CONNECTED,
+    EXSI_SOCK_CLOSING,
+    EXSI_SOCK_DEAD, /* connection over, not closed */
     EXSI_SOCK_CLOSED,
 };
 int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out);
 
 /* One counter per name of EXSI_STATS_FIELDS, in that order; returns how many.  sock 0: the process. */
 int exsi_statistics(exsi_ctx *ctx, uint64_t sock, uint64_t *out, int max);
-const char *exsi_statistics_name(int i);                  /* NULL behind the last */
+const char *exsi_statistics_name(int i); /* NULL behind the last */
 
 /* --- posts: cookie and queue as above; out may be NULL -------------------------------------------- */
 int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, uint64_t cookie, uint64_t eq,
@@ -121,11 +125,11 @@ int exsi_accept(exsi_ctx *ctx, uint64_t sock, uint64_t cookie, uint64_t eq, exsi
 
 /* mr 0: not registered.  A send of at most EXSI_COPY_MAX is copied then, all else is registered for the
  * call.  Such memory is taken to be no file that could shrink; FRAGILE: it may be, LOOK: find out. */
-#define EXSI_COPY_MAX 4096
+#define EXSI_COPY_MAX     4096
 #define EXSI_FLAG_FRAGILE 0x100
-#define EXSI_FLAG_LOOK 0x200
-int exsi_send(exsi_ctx *ctx, uint64_t sock, const void *buf, size_t len, uint32_t flags, uint64_t mr,
-              uint64_t cookie, uint64_t eq, exsi_posted *out);
+#define EXSI_FLAG_LOOK    0x200
+int exsi_send(exsi_ctx *ctx, uint64_t sock, const void *buf, size_t len, uint32_t flags, uint64_t mr, uint64_t cookie,
+              uint64_t eq, exsi_posted *out);
 /* With DONTWAIT: what is there now is copied, out->event.value says how much (returns 1), else -EAGAIN. */
 int exsi_recv(exsi_ctx *ctx, uint64_t sock, void *buf, size_t len, uint32_t flags, uint64_t mr, uint64_t cookie,
               uint64_t eq, exsi_posted *out);

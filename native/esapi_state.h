@@ -27,14 +27,14 @@
 struct es_fd {
     int fd;
     int family, type;
-    uint64_t sock;           /* core handle; 0: not made yet, so that options can still be set */
+    uint64_t sock; /* core handle; 0: not made yet, so that options can still be set */
     exsi_options opt;
     bool threaded, nonblock, abort_on_close;
     bool listening, closing, file_busy;
     struct sockaddr_storage bound;
     socklen_t bound_len;
     uint32_t records;
-    uint64_t limbo;          /* queue of a connect that nobody waits for, 0: none */
+    uint64_t limbo; /* queue of a connect that nobody waits for, 0: none */
 };
 
 /* One accepted call. */
@@ -42,10 +42,10 @@ struct es_record {
     uint64_t cookie;
     int type, fd;
     exs_ahandle_t ah;
-    void *buffer;            /* what the event names: buffer, msghdr, file vector, poll vector, address */
+    void *buffer; /* what the event names: buffer, msghdr, file vector, poll vector, address */
     exs_mhandle_t mh;
     int count;
-    struct es_file *file;    /* sendfile: its worker, which a cancel asks to stop */
+    struct es_file *file; /* sendfile: its worker, which a cancel asks to stop */
 };
 
 /* --- the state: 0 or -errno; es_enter and es_leave around everything that looks into the tables ----- */
@@ -88,13 +88,13 @@ EXSI_MUST_CHECK int es_await(exsi_ctx *ctx, uint64_t eq, uint64_t sock, int rc, 
 struct es_post {
     exsi_ctx *ctx;
     uint64_t sock, eq, cookie;
-    int type;                /* SOCK_STREAM or SOCK_SEQPACKET */
+    int type; /* SOCK_STREAM or SOCK_SEQPACKET */
     bool blocking, nonblock;
-    exsi_posted posted;      /* blocking: the result, after es_post_end */
+    exsi_posted posted; /* blocking: the result, after es_post_end */
 };
 /* What the record of a call keeps. */
 struct es_keep {
-    int type;                /* EXS_EVT_... */
+    int type; /* EXS_EVT_... */
     exs_ahandle_t ah;
     void *buffer;
     exs_mhandle_t mh;
@@ -102,7 +102,10 @@ struct es_keep {
 };
 /* Find the descriptor and the queue; with a queue make the record. */
 EXSI_MUST_CHECK int es_post_begin(struct es_post *p, int fd, exs_qhandle_t qh, const struct es_keep *keep);
-static inline exsi_posted *es_post_out(struct es_post *p) { return p->blocking ? &p->posted : NULL; }
+static inline exsi_posted *es_post_out(struct es_post *p)
+{
+    return p->blocking ? &p->posted : NULL;
+}
 /* rc: of the post.  Refused: forget the record.  Blocking: wait; the error of the operation is the result. */
 EXSI_MUST_CHECK int es_post_end(struct es_post *p, int rc);
 

@@ -312,7 +312,7 @@ class Process:
     # --- waiting
 
     def events(self, qh: QHandle, most: int, least: int, timeout: float | None) -> list[ExsEvent]:
-        """Take events out of a queue.  If a signal's handler raises meanwhile, they stay for the next dequeue.
+        """Take events out of a queue.  If a signal's handler raises before they are there, none is taken.
 
         Args:
             qh: The queue.
@@ -325,6 +325,8 @@ class Process:
         try:
             self._take(qh, batch, taken, most, least, timeout)
             found = [self.finish(raw) for raw in taken]
+            if any(raw[3] for raw in taken):
+                self.ctx.drain_log()
         except BaseException:
             self._put_back(qh, batch, taken)
             raise

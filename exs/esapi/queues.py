@@ -92,10 +92,7 @@ def exs_qdequeue(qh: QHandle, count: int = 1, timeout: float | None = None) -> l
     least = most if count < 0 else 1
     if not count or most > EXS_EVTVEC_MAX or (count < 0 and most > qh.depth):
         raise from_errno(errno.EINVAL)
-    events = process.events(qh, most, least, timeout)
-    if any(event.exs_evt_errno for event in events):
-        process.ctx.drain_log()
-    return events
+    return process.events(qh, most, least, timeout)
 
 
 def exs_qmodify(qh: QHandle, attr: int, value: int) -> None:

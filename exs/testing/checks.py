@@ -48,12 +48,14 @@ class Leaks:
     def settled(cls, before: Leaks, *, patience: float = 3.0) -> Leaks:
         """Look until there is no more than before, at most ``patience`` seconds.
 
-        With ``progress="thread"`` a connection that was closed in order takes its leave of the peer in the background.
+        With ``progress="thread"`` a connection that was closed in order takes its leave of the peer in the background, and
+        a joined thread takes a moment to leave the process.
         """
         deadline = time.monotonic() + patience
         while True:
             after = cls.now()
             more = len(after.descriptors) > len(before.descriptors) or after.mappings > before.mappings
+            more = more or bool(after.threads - before.threads)
             if not more or time.monotonic() > deadline:
                 return after
             time.sleep(0.01)

@@ -12,22 +12,31 @@
 #include <time.h>
 
 /* Every fallible function returns 0 (or a count) or -errno, and its result must be looked at. */
-#define EXSI_MUST_CHECK __attribute__((warn_unused_result))
+#define EXSI_MUST_CHECK        __attribute__((warn_unused_result))
 #define EXSI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define EXSI_CACHE_LINE 64
+#define EXSI_CACHE_LINE        64
 
 /* The one control-flow macro of the house: leave with the error of EXPR, if it has one. */
-#define EXSI_TRY(expr)                                                                             \
-    do {                                                                                           \
-        int exsi_try_rc_ = (expr);                                                                 \
-        if (exsi_try_rc_ < 0) return exsi_try_rc_;                                                 \
+#define EXSI_TRY(expr)                                                                                                 \
+    do {                                                                                                               \
+        int exsi_try_rc_ = (expr);                                                                                     \
+        if (exsi_try_rc_ < 0) return exsi_try_rc_;                                                                     \
     } while (0)
 
-#define exsi_container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define exsi_container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
-static inline uint64_t exsi_min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static inline uint64_t exsi_max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static inline uint32_t exsi_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static inline uint64_t exsi_min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+static inline uint64_t exsi_max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+static inline uint32_t exsi_min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
 
 /* True if [off, off + len) lies inside [0, total), without overflow for any input. */
 static inline bool exsi_range_inside(uint64_t off, uint64_t len, uint64_t total)

@@ -8,11 +8,20 @@
 
 #include "base/base.h"
 
-typedef struct { uint8_t b[2]; } exsi_be16;
-typedef struct { uint8_t b[4]; } exsi_be32;
-typedef struct { uint8_t b[8]; } exsi_be64;
+typedef struct {
+    uint8_t b[2];
+} exsi_be16;
+typedef struct {
+    uint8_t b[4];
+} exsi_be32;
+typedef struct {
+    uint8_t b[8];
+} exsi_be64;
 
-static inline uint16_t exsi_get16(exsi_be16 v) { return (uint16_t)((v.b[0] << 8) | v.b[1]); }
+static inline uint16_t exsi_get16(exsi_be16 v)
+{
+    return (uint16_t)((v.b[0] << 8) | v.b[1]);
+}
 static inline uint32_t exsi_get32(exsi_be32 v)
 {
     uint32_t x;
@@ -25,7 +34,10 @@ static inline uint64_t exsi_get64(exsi_be64 v)
     memcpy(&x, v.b, 8);
     return __builtin_bswap64(x);
 }
-static inline exsi_be16 exsi_put16(uint16_t x) { return (exsi_be16){{(uint8_t)(x >> 8), (uint8_t)x}}; }
+static inline exsi_be16 exsi_put16(uint16_t x)
+{
+    return (exsi_be16){{(uint8_t)(x >> 8), (uint8_t)x}};
+}
 static inline exsi_be32 exsi_put32(uint32_t x)
 {
     exsi_be32 v;
@@ -50,7 +62,10 @@ static inline struct exsi_cursor exsi_cursor(const void *data, size_t len)
 {
     return (struct exsi_cursor){data, (const uint8_t *)data + len};
 }
-static inline size_t exsi_cursor_left(const struct exsi_cursor *c) { return (size_t)(c->end - c->at); }
+static inline size_t exsi_cursor_left(const struct exsi_cursor *c)
+{
+    return (size_t)(c->end - c->at);
+}
 
 /* Copy the next LEN bytes out and step over them; -EPROTO (nothing moved) if there are fewer. */
 EXSI_MUST_CHECK static inline int exsi_cursor_take(struct exsi_cursor *c, void *out, size_t len)

@@ -32,8 +32,8 @@ struct exsi_poller {
     int epoll_fd, timer_fd;
     struct exsi_timer **heap;
     uint32_t heap_len, heap_cap;
-    uint64_t armed_ns;   /* what the timerfd is set to, 0: off */
-    void *batch;         /* events now being dispatched, so that _del can strike a dead one out */
+    uint64_t armed_ns; /* what the timerfd is set to, 0: off */
+    void *batch;       /* events now being dispatched, so that _del can strike a dead one out */
     int batch_len;
     uint64_t syscalls;
 };
@@ -42,7 +42,10 @@ EXSI_MUST_CHECK int exsi_poller_init(struct exsi_poller *p);
 void exsi_poller_fini(struct exsi_poller *p);
 
 /* Readable while a watched descriptor is ready or a timer is due. */
-static inline int exsi_poller_fd(const struct exsi_poller *p) { return p->epoll_fd; }
+static inline int exsi_poller_fd(const struct exsi_poller *p)
+{
+    return p->epoll_fd;
+}
 
 /* w->fn must be set.  Level-triggered; EPOLLERR and EPOLLHUP always reported.  Borrows w until _del. */
 EXSI_MUST_CHECK int exsi_poller_add(struct exsi_poller *p, struct exsi_watch *w, int fd, uint32_t events);
@@ -54,7 +57,10 @@ void exsi_poller_del(struct exsi_poller *p, struct exsi_watch *w);
 /* (Re)start: fn runs once in a later exsi_poller_run, after after_ns.  -ENOMEM. */
 EXSI_MUST_CHECK int exsi_timer_start(struct exsi_poller *p, struct exsi_timer *t, uint64_t after_ns);
 void exsi_timer_stop(struct exsi_poller *p, struct exsi_timer *t);
-static inline bool exsi_timer_running(const struct exsi_timer *t) { return t->heap_index != 0; }
+static inline bool exsi_timer_running(const struct exsi_timer *t)
+{
+    return t->heap_index != 0;
+}
 
 /* Run what is ready and due, without waiting; how many handlers ran. */
 int exsi_poller_run(struct exsi_poller *p);

@@ -22,10 +22,10 @@ enum exsi_handle_kind {
 
 struct exsi_slab {
     uint8_t kind;
-    size_t item_size;     /* rounded up to 16 bytes */
-    uint32_t used, cap;   /* live slots; slots in all chunks */
-    uint32_t free_head;   /* slot + 1 of the first free one, 0: none */
-    uint8_t **chunks;     /* EXSI_SLAB_CHUNK slots each */
+    size_t item_size;   /* rounded up to 16 bytes */
+    uint32_t used, cap; /* live slots; slots in all chunks */
+    uint32_t free_head; /* slot + 1 of the first free one, 0: none */
+    uint8_t **chunks;   /* EXSI_SLAB_CHUNK slots each */
     uint32_t n_chunks;
 };
 

@@ -19,8 +19,8 @@
 
 struct exsi_open_device {
     const struct exsi_device_entry *entry;
-    struct exsi_device *dev;              /* NULL until first use, or absent */
-    char reason[EXSI_REASON_MAX];         /* why it is not there */
+    struct exsi_device *dev;      /* NULL until first use, or absent */
+    char reason[EXSI_REASON_MAX]; /* why it is not there */
     bool tried;
 };
 
@@ -29,13 +29,13 @@ struct exsi_mr_table;
 struct exsi_ctx {
     pthread_mutex_t lock;
     struct exsi_log log;
-    struct exsi_stats closed_stats;       /* sum of sockets that are gone; under lock */
-    struct exsi_stats stats;              /* what belongs to no socket: registrations */
-    struct exsi_slab groups, eqs, sockets, endpoints;   /* hold pointers; under lock */
+    struct exsi_stats closed_stats;                   /* sum of sockets that are gone; under lock */
+    struct exsi_stats stats;                          /* what belongs to no socket: registrations */
+    struct exsi_slab groups, eqs, sockets, endpoints; /* hold pointers; under lock */
     struct exsi_open_device devices[EXSI_MAX_DEVICES];
     int n_devices;
     struct exsi_mr_table *mrs;
-    volatile uint32_t *fork_page;         /* wiped by fork: 0 in a child */
+    volatile uint32_t *fork_page; /* wiped by fork: 0 in a child */
     pthread_t progress_thread;
 };
 
@@ -50,8 +50,7 @@ EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
     return *ctx->fork_page ? 0 : -EINVAL;
 }
 /* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled. */
-EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out,
-                                    char *reason);
+EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason);
 /* Its index in ctx->devices (and in every array that goes with it); -EINVAL for a stranger.  No lock needed. */
 int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev);
 

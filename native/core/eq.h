@@ -22,17 +22,17 @@
 
 struct exsi_eq {
     struct exsi_ctx *ctx;
-    struct exsi_group *group;     /* inline group that feeds it, or NULL; fixed */
+    struct exsi_group *group; /* inline group that feeds it, or NULL; fixed */
     uint64_t handle;
     pthread_mutex_t lock;
     struct exsi_event *ring;
-    uint32_t depth, head, len;    /* events present */
-    uint32_t reserved;            /* posts whose event has not been dequeued (present ones included) */
-    int event_fd, epoll_fd;       /* epoll_fd = {event_fd, the group's poller}: what users wait on */
-    bool armed;                   /* somebody may sleep on epoll_fd: a push must signal */
-    bool signalled;               /* event_fd holds a count */
-    uint32_t quiet;               /* API calls that will report pending events themselves */
-    uint32_t waiters;             /* threads in a blocking dequeue */
+    uint32_t depth, head, len; /* events present */
+    uint32_t reserved;         /* posts whose event has not been dequeued (present ones included) */
+    int event_fd, epoll_fd;    /* epoll_fd = {event_fd, the group's poller}: what users wait on */
+    bool armed;                /* somebody may sleep on epoll_fd: a push must signal */
+    bool signalled;            /* event_fd holds a count */
+    uint32_t quiet;            /* API calls that will report pending events themselves */
+    uint32_t waiters;          /* threads in a blocking dequeue */
     bool closed;
     atomic_uint refs;
 };

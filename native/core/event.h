@@ -7,12 +7,12 @@
 
 /* As it crosses into Python (one batch is unpacked as "<QQQiHH": 32 bytes). */
 struct exsi_event {
-    uint64_t cookie;   /* the poster's */
-    uint64_t value;    /* bytes; accept: handle of the new socket */
-    uint64_t extra;    /* recv: full length of a truncated message; send: bytes handed over on error */
-    int32_t error;     /* 0 or a positive errno */
-    uint16_t kind;     /* enum exsi_op_kind */
-    uint16_t flags;    /* enum exsi_event_flag */
+    uint64_t cookie; /* the poster's */
+    uint64_t value;  /* bytes; accept: handle of the new socket */
+    uint64_t extra;  /* recv: full length of a truncated message; send: bytes handed over on error */
+    int32_t error;   /* 0 or a positive errno */
+    uint16_t kind;   /* enum exsi_op_kind */
+    uint16_t flags;  /* enum exsi_event_flag */
 };
 _Static_assert(sizeof(struct exsi_event) == 32, "Python unpacks 32 bytes");
 

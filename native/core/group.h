@@ -20,34 +20,34 @@ struct exsi_group {
     struct exsi_ctx *ctx;
     uint64_t handle;
     pthread_mutex_t lock;
-    atomic_uint lock_waiters;             /* the progress thread yields to posts */
+    atomic_uint lock_waiters; /* the progress thread yields to posts */
     bool threaded;
     struct exsi_poller poller;
-    struct exsi_part *parts[EXSI_MAX_DEVICES];  /* index as ctx->devices; opened at first use */
-    struct exsi_list endpoints;           /* exsi_endpoint.group_node */
-    struct exsi_list dirty;               /* endpoints that posted since the last flush */
-    struct exsi_list dead;                /* endpoints to free once nobody is inside them */
-    struct exsi_slab ops;                 /* struct exsi_op, under lock */
-    struct exsi_stats stats;              /* wake-ups and poller system calls of the group */
+    struct exsi_part *parts[EXSI_MAX_DEVICES]; /* index as ctx->devices; opened at first use */
+    struct exsi_list endpoints;                /* exsi_endpoint.group_node */
+    struct exsi_list dirty;                    /* endpoints that posted since the last flush */
+    struct exsi_list dead;                     /* endpoints to free once nobody is inside them */
+    struct exsi_slab ops;                      /* struct exsi_op, under lock */
+    struct exsi_stats stats;                   /* wake-ups and poller system calls of the group */
 
     /* Sleepers: peers in shared memory must ring while anybody sleeps on this group. */
     uint32_t sleepers, armed_eqs;
-    bool doorbell;                        /* what the parts were last told */
-    bool busy;                            /* the last run of progress ended by its bound, not for lack of work */
+    bool doorbell; /* what the parts were last told */
+    bool busy;     /* the last run of progress ended by its bound, not for lack of work */
 
     /* The operation whose API call is running: its completion is handed back by the call. */
     struct exsi_op *caller_op;
     bool caller_done;
-    struct exsi_event caller_event;       /* valid when caller_done */
+    struct exsi_event caller_event; /* valid when caller_done */
 
     /* sock/'s. */
-    struct exsi_list sockets;             /* every socket whose memory the core still needs */
-    struct exsi_list changed;             /* sockets to look at before the lock is left */
-    struct exsi_thread *thread;           /* threaded groups: who runs the progress */
-    bool ending;                          /* under lock: no new sockets, exsi_group_close follows */
+    struct exsi_list sockets;   /* every socket whose memory the core still needs */
+    struct exsi_list changed;   /* sockets to look at before the lock is left */
+    struct exsi_thread *thread; /* threaded groups: who runs the progress */
+    bool ending;                /* under lock: no new sockets, exsi_group_close follows */
 
     atomic_uint refs;
-    bool closed;                          /* under lock */
+    bool closed; /* under lock */
 };
 
 EXSI_MUST_CHECK int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out);

@@ -18,7 +18,7 @@
 #endif
 
 #define HUGE_PAGE ((size_t)2 << 20)
-#define LARGE ((size_t)64 << 20) /* from here on, ask whether there is so much */
+#define LARGE     ((size_t)64 << 20) /* from here on, ask whether there is so much */
 
 static size_t round_up(size_t len, size_t page)
 {

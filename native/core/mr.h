@@ -10,24 +10,24 @@
 #include "core/ctx.h"
 
 enum exsi_mr_flag {
-    EXSI_MR_READ = 1,      /* may be sent from */
-    EXSI_MR_WRITE = 2,     /* may be received into */
-    EXSI_MR_HUGE = 4,      /* allocate: huge pages wanted */
+    EXSI_MR_READ = 1,  /* may be sent from */
+    EXSI_MR_WRITE = 2, /* may be received into */
+    EXSI_MR_HUGE = 4,  /* allocate: huge pages wanted */
     /* Internal: */
-    EXSI_MR_ONE_PEER = 8,  /* see EXSI_ACCESS_ONE_PEER */
-    EXSI_MR_SAFE = 16,     /* open: known to be no file that can shrink, do not look */
-    EXSI_MR_FRAGILE = 32,  /* open: may be such a file, do not look */
-    EXSI_MR_TEMPORARY = 64,/* open: made for one call */
+    EXSI_MR_ONE_PEER = 8,   /* see EXSI_ACCESS_ONE_PEER */
+    EXSI_MR_SAFE = 16,      /* open: known to be no file that can shrink, do not look */
+    EXSI_MR_FRAGILE = 32,   /* open: may be such a file, do not look */
+    EXSI_MR_TEMPORARY = 64, /* open: made for one call */
 };
 
 struct exsi_mr {
     struct exsi_mem mem;
     uint32_t flags;
     uint64_t handle;
-    atomic_uint_fast64_t word;                         /* generation, uses, closing */
-    _Atomic(struct exsi_dmr *) dmr[EXSI_MAX_DEVICES];  /* index as ctx->devices */
+    atomic_uint_fast64_t word;                        /* generation, uses, closing */
+    _Atomic(struct exsi_dmr *) dmr[EXSI_MAX_DEVICES]; /* index as ctx->devices */
     bool owns_memfd, temporary;
-    uint32_t next_free;                                /* slot + 1 of the next free one; under the table's lock */
+    uint32_t next_free; /* slot + 1 of the next free one; under the table's lock */
 };
 
 EXSI_MUST_CHECK int exsi_mr_table_open(struct exsi_ctx *ctx);
@@ -53,6 +53,7 @@ EXSI_MUST_CHECK int exsi_mr_get(struct exsi_ctx *ctx, uint64_t handle, const voi
                                 struct exsi_mr **out);
 void exsi_mr_put(struct exsi_ctx *ctx, struct exsi_mr *mr);
 /* The device's registration of a region in use (got and not put), made if this is the first use there. */
-EXSI_MUST_CHECK int exsi_mr_on(struct exsi_ctx *ctx, struct exsi_mr *mr, struct exsi_device *dev, struct exsi_dmr **out);
+EXSI_MUST_CHECK int exsi_mr_on(struct exsi_ctx *ctx, struct exsi_mr *mr, struct exsi_device *dev,
+                               struct exsi_dmr **out);
 
 #endif

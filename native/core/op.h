@@ -19,10 +19,10 @@ enum exsi_op_kind {
 };
 
 enum exsi_op_flag {
-    EXSI_OPF_WAITALL = 1,    /* recv: only when full */
-    EXSI_OPF_DONTWAIT = 2,   /* recv: take what is there now or refuse with -EAGAIN; no event */
-    EXSI_OPF_SHUT_WR = 4,    /* send: FIN behind it */
-    EXSI_OPF_STRICT_SIZE = 8,/* seqpacket send: EMSGSIZE instead of truncating */
+    EXSI_OPF_WAITALL = 1,     /* recv: only when full */
+    EXSI_OPF_DONTWAIT = 2,    /* recv: take what is there now or refuse with -EAGAIN; no event */
+    EXSI_OPF_SHUT_WR = 4,     /* send: FIN behind it */
+    EXSI_OPF_STRICT_SIZE = 8, /* seqpacket send: EMSGSIZE instead of truncating */
     EXSI_OPF_POLL_IN = 16,
     EXSI_OPF_POLL_OUT = 32,
 };
@@ -30,54 +30,54 @@ enum exsi_op_flag {
 struct exsi_iov {
     uint8_t *base;
     size_t len;
-    struct exsi_mr *mr;      /* holds one use; NULL: the op's staging memory */
-    struct exsi_dmr *dmr;    /* on the endpoint's device */
+    struct exsi_mr *mr;   /* holds one use; NULL: the op's staging memory */
+    struct exsi_dmr *dmr; /* on the endpoint's device */
 };
 
 struct exsi_attach;
 struct exsi_poll_set;
 
 struct exsi_op {
-    struct exsi_list node;   /* in the engine's or the socket's queue */
+    struct exsi_list node; /* in the engine's or the socket's queue */
     struct exsi_group *group;
     struct exsi_attach *attach;
-    struct exsi_eq *eq;      /* one slot reserved */
+    struct exsi_eq *eq; /* one slot reserved */
     uint64_t handle, cookie;
     uint8_t kind;
-    bool cancelling;         /* cancel was asked for; ends with ECANCELED or what it had done */
+    bool cancelling; /* cancel was asked for; ends with ECANCELED or what it had done */
     uint32_t flags;
     uint32_t n_iov;
-    struct exsi_iov *iov;    /* iov1, or allocated */
+    struct exsi_iov *iov; /* iov1, or allocated */
     struct exsi_iov iov1;
-    void *staging;           /* copy of a small unregistered send, or bounce of a scattered receive */
+    void *staging;            /* copy of a small unregistered send, or bounce of a scattered receive */
     struct exsi_iov *scatter; /* sock/'s: the caller's pieces of a receive that bounces */
     uint32_t n_scatter;
     bool scatter_fragile;
     struct exsi_poll_set *poll_set; /* sock/'s: what a POLL looks at */
-    uint64_t cancel_ns;      /* sock/'s: when the end was asked for, 0: not */
+    uint64_t cancel_ns;             /* sock/'s: when the end was asked for, 0: not */
     struct exsi_dmr *staging_dmr;
     struct exsi_device *staging_dev; /* that staging_dmr belongs to */
-    uint64_t len;            /* sum of iov */
-    int error;               /* set by _finish; attach.finished may still change it */
-    uint64_t done;           /* send: bytes whose source is free again; recv: bytes placed */
+    uint64_t len;                    /* sum of iov */
+    int error;                       /* set by _finish; attach.finished may still change it */
+    uint64_t done;                   /* send: bytes whose source is free again; recv: bytes placed */
     uint16_t event_flags;
     uint64_t extra;
-    union {                  /* the engine's own */
+    union { /* the engine's own */
         struct {
-            uint64_t posted;     /* bytes given to the device */
-            uint32_t in_flight;  /* WRITEs not completed */
-            bool begun;          /* seqpacket: an advertisement is taken */
-            bool cut;            /* stream: what was not posted is dropped */
+            uint64_t posted;    /* bytes given to the device */
+            uint32_t in_flight; /* WRITEs not completed */
+            bool begun;         /* seqpacket: an advertisement is taken */
+            bool cut;           /* stream: what was not posted is dropped */
         } send;
         struct {
             uint64_t adv_ind;
-            uint32_t adv_id;     /* live advertisement, 0: none */
-            uint32_t adv_len;    /* bytes that it still covers, from done on */
+            uint32_t adv_id;  /* live advertisement, 0: none */
+            uint32_t adv_len; /* bytes that it still covers, from done on */
             uint32_t rkey;
-            int32_t error;       /* ended: the result that waits */
-            uint8_t revoke;      /* engine/flow.h */
-            bool key_pending;    /* an invalidation is on its way: no event before it */
-            bool ended;          /* has its result */
+            int32_t error;    /* ended: the result that waits */
+            uint8_t revoke;   /* engine/flow.h */
+            bool key_pending; /* an invalidation is on its way: no event before it */
+            bool ended;       /* has its result */
         } recv;
     } e;
 };

@@ -43,26 +43,26 @@ static inline socklen_t exsi_addr_len(const union exsi_addr *a)
 /* --- capabilities ------------------------------------------------------------------------- */
 
 struct exsi_caps {
-    uint32_t max_inline;           /* bytes of a SEND that are copied when it is posted */
-    uint32_t max_sge;              /* pieces of one SEND or WRITE */
-    uint32_t max_qp_wr;            /* most work requests per direction of a queue pair */
-    uint32_t max_request_private;  /* private data of a connection request, bytes */
-    uint32_t max_reply_private;    /* and of its answer */
-    uint64_t max_msg;              /* largest single transfer */
-    bool has_immediate;            /* WRITE with immediate data (on both ends, for a connection) */
-    bool has_key_per_range;        /* key_bind gives a key of exactly that range, on that qp only */
-    bool has_read;                 /* RDMA READ */
-    bool has_raw_qp;               /* queue pairs without connection management */
-    bool pins_memory;              /* registration pins pages: slow, and charged to memlock */
+    uint32_t max_inline;          /* bytes of a SEND that are copied when it is posted */
+    uint32_t max_sge;             /* pieces of one SEND or WRITE */
+    uint32_t max_qp_wr;           /* most work requests per direction of a queue pair */
+    uint32_t max_request_private; /* private data of a connection request, bytes */
+    uint32_t max_reply_private;   /* and of its answer */
+    uint64_t max_msg;             /* largest single transfer */
+    bool has_immediate;           /* WRITE with immediate data (on both ends, for a connection) */
+    bool has_key_per_range;       /* key_bind gives a key of exactly that range, on that qp only */
+    bool has_read;                /* RDMA READ */
+    bool has_raw_qp;              /* queue pairs without connection management */
+    bool pins_memory;             /* registration pins pages: slow, and charged to memlock */
 };
 
 /* --- memory ------------------------------------------------------------------------------- */
 
 enum exsi_access {
-    EXSI_ACCESS_LOCAL_WRITE = 1,   /* the device may write it (receives); read is always allowed */
-    EXSI_ACCESS_REMOTE_WRITE = 2,  /* its key or a key bound to a part of it may serve a peer's WRITE */
-    EXSI_ACCESS_ONE_PEER = 4,      /* it belongs to a single connection until its queue pair is
-                                      destroyed: that peer may hold it mapped and fill it itself */
+    EXSI_ACCESS_LOCAL_WRITE = 1,  /* the device may write it (receives); read is always allowed */
+    EXSI_ACCESS_REMOTE_WRITE = 2, /* its key or a key bound to a part of it may serve a peer's WRITE */
+    EXSI_ACCESS_ONE_PEER = 4,     /* it belongs to a single connection until its queue pair is
+                                     destroyed: that peer may hold it mapped and fill it itself */
 };
 
 /* A range to register.  The device borrows it until dereg_mr. */
@@ -79,7 +79,7 @@ struct exsi_mem {
 struct exsi_dmr {
     struct exsi_mem mem;
     uint32_t lkey;
-    uint32_t rkey;         /* of the whole region, where keys are not per range; else 0 */
+    uint32_t rkey; /* of the whole region, where keys are not per range; else 0 */
 };
 
 /* --- work requests and completions -------------------------------------------------------- */
@@ -95,7 +95,7 @@ enum exsi_wr_flag {
 struct exsi_sge {
     void *addr;
     uint32_t len;
-    struct exsi_dmr *mr;   /* registered memory that holds the range */
+    struct exsi_dmr *mr; /* registered memory that holds the range */
 };
 
 #define EXSI_MAX_SGE 4
@@ -123,20 +123,20 @@ struct exsi_wc {
     uint64_t wr_id;
     struct exsi_qp *qp;
     enum exsi_wc_op op;
-    int error;             /* 0, or the errno of es-api 1.11: ECANCELED means flushed */
-    uint32_t byte_len;     /* RECV */
-    uint32_t imm;          /* RECV_IMM */
-    uint32_t vendor;       /* the device's own status, for logs */
+    int error;         /* 0, or the errno of es-api 1.11: ECANCELED means flushed */
+    uint32_t byte_len; /* RECV */
+    uint32_t imm;      /* RECV_IMM */
+    uint32_t vendor;   /* the device's own status, for logs */
 };
 
 /* --- queue pairs -------------------------------------------------------------------------- */
 
 struct exsi_qp_attr {
-    uint32_t send_wr, recv_wr;   /* depths */
-    uint32_t max_recv_len;       /* longest SEND that will be received */
-    void *user;                  /* the endpoint: comes back as qp->user */
-    struct exsi_stats *stats;    /* borrowed until destroy */
-    uint64_t log_id;             /* socket handle for log records */
+    uint32_t send_wr, recv_wr; /* depths */
+    uint32_t max_recv_len;     /* longest SEND that will be received */
+    void *user;                /* the endpoint: comes back as qp->user */
+    struct exsi_stats *stats;  /* borrowed until destroy */
+    uint64_t log_id;           /* socket handle for log records */
 };
 
 /* Devices embed this as first member. */
@@ -145,10 +145,10 @@ struct exsi_qp {
 };
 
 struct exsi_qp_info {
-    char path[16];               /* "tcp", "shm-vm", "shm-ring"; "" on verbs */
-    uint64_t max_msg;            /* largest single transfer on this connection */
+    char path[16];    /* "tcp", "shm-vm", "shm-ring"; "" on verbs */
+    uint64_t max_msg; /* largest single transfer on this connection */
     union exsi_addr local, peer;
-    bool immediate;              /* the device can carry immediate data here */
+    bool immediate; /* the device can carry immediate data here */
 };
 
 /* Where a raw queue pair is, and what its peer must be told. */
@@ -156,8 +156,8 @@ struct exsi_raw_address {
     uint8_t gid[16];
     uint8_t mac[6];
     uint8_t gid_index;
-    uint8_t mtu_code;            /* IBTA: 1 = 256 ... 5 = 4096 */
-    uint32_t qpn, psn;           /* 24 bits each */
+    uint8_t mtu_code;  /* IBTA: 1 = 256 ... 5 = 4096 */
+    uint32_t qpn, psn; /* 24 bits each */
 };
 
 /* --- connection management ----------------------------------------------------------------- */
@@ -165,17 +165,17 @@ struct exsi_raw_address {
 struct exsi_cm_id;
 
 enum exsi_cm_kind {
-    EXSI_CM_RESOLVED,    /* id: the peer's address has a route; make the queue pair, then cm_connect */
-    EXSI_CM_REQUEST,     /* listener, id: somebody wants in; qp_create on id, then accept, or reject */
-    EXSI_CM_ESTABLISHED, /* id, private data of the reply on the active side */
-    EXSI_CM_FAILED,      /* id: error says why; reason is text for the user.  A refusal by the peer's
-                            program is ECONNREFUSED with its private data */
-    EXSI_CM_DISCONNECTED,/* qp: the connection is over.  error 0: the peer ended it in order;
-                            else the first error.  Comes after every completion of the queue pair */
+    EXSI_CM_RESOLVED,     /* id: the peer's address has a route; make the queue pair, then cm_connect */
+    EXSI_CM_REQUEST,      /* listener, id: somebody wants in; qp_create on id, then accept, or reject */
+    EXSI_CM_ESTABLISHED,  /* id, private data of the reply on the active side */
+    EXSI_CM_FAILED,       /* id: error says why; reason is text for the user.  A refusal by the peer's
+                             program is ECONNREFUSED with its private data */
+    EXSI_CM_DISCONNECTED, /* qp: the connection is over.  error 0: the peer ended it in order;
+                             else the first error.  Comes after every completion of the queue pair */
 };
 
 #define EXSI_PRIVATE_MAX 256
-#define EXSI_REASON_MAX 160
+#define EXSI_REASON_MAX  160
 
 struct exsi_cm_event {
     enum exsi_cm_kind kind;
@@ -198,11 +198,11 @@ enum exsi_path { EXSI_PATH_AUTO, EXSI_PATH_TCP, EXSI_PATH_SHM, EXSI_PATH_SHM_VM,
 
 struct exsi_cm_options {
     enum exsi_path path;
-    uint32_t shm_ring_bytes;     /* size hint for what a connection may keep in shared memory */
-    uint32_t connect_timeout_ms; /* bound on resolve + connect, and on an accept */
-    uint32_t keepalive_ms;       /* 0: off */
-    uint32_t close_timeout_ms;   /* bound on the drain after disconnect */
-    bool crc;                    /* ask for CRC on the wire */
+    uint32_t shm_ring_bytes;                 /* size hint for what a connection may keep in shared memory */
+    uint32_t connect_timeout_ms;             /* bound on resolve + connect, and on an accept */
+    uint32_t keepalive_ms;                   /* 0: off */
+    uint32_t close_timeout_ms;               /* bound on the drain after disconnect */
+    bool crc;                                /* ask for CRC on the wire */
     bool reuse_address, reuse_port, v6_only; /* listeners */
 };
 
@@ -261,8 +261,7 @@ struct exsi_device_ops {
 
     /* Connection ids.  A listener's user pointer is inherited by the ids of its requests. */
     int (*cm_listen)(struct exsi_part *part, const union exsi_addr *addr, int backlog,
-                     const struct exsi_cm_options *opt, void *user, struct exsi_cm_id **out,
-                     union exsi_addr *bound);
+                     const struct exsi_cm_options *opt, void *user, struct exsi_cm_id **out, union exsi_addr *bound);
     /* source may be NULL.  RESOLVED or FAILED follows. */
     int (*cm_resolve)(struct exsi_part *part, const union exsi_addr *source, const union exsi_addr *peer,
                       const struct exsi_cm_options *opt, void *user, struct exsi_cm_id **out);
@@ -291,9 +290,9 @@ struct exsi_part {
 
 struct exsi_device_entry {
     const char *name;
-    const char *summary;                     /* one line for exs devices */
-    const struct exsi_device_ops *ops;       /* NULL: not in this build */
-    const char *absent;                      /* then: why */
+    const char *summary;               /* one line for exs devices */
+    const struct exsi_device_ops *ops; /* NULL: not in this build */
+    const char *absent;                /* then: why */
 };
 
 /* All known devices, best first; *n is their number. */

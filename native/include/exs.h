@@ -39,16 +39,26 @@ extern "C" {
 
 /* Distinct struct types, so that arguments in the wrong order do not compile.  Compare with the functions
  * below; the members are the library's. */
-typedef struct { uint64_t exs_h; } exs_mhandle_t;   /* registered memory */
-typedef struct { uint64_t exs_h; } exs_qhandle_t;   /* event queue */
-typedef void *exs_ahandle_t;                        /* the caller's own, returned in the event */
+typedef struct {
+    uint64_t exs_h;
+} exs_mhandle_t; /* registered memory */
+typedef struct {
+    uint64_t exs_h;
+} exs_qhandle_t;             /* event queue */
+typedef void *exs_ahandle_t; /* the caller's own, returned in the event */
 
 #define EXS_MHANDLE_INVALID      EXS_HANDLE_(exs_mhandle_t, 0)
 #define EXS_MHANDLE_UNREGISTERED EXS_HANDLE_(exs_mhandle_t, UINT64_MAX)
 #define EXS_QHANDLE_INVALID      EXS_HANDLE_(exs_qhandle_t, 0)
 
-static inline int exs_mhandle_valid(exs_mhandle_t mh) { return mh.exs_h != 0; }
-static inline int exs_qhandle_valid(exs_qhandle_t qh) { return qh.exs_h != 0; }
+static inline int exs_mhandle_valid(exs_mhandle_t mh)
+{
+    return mh.exs_h != 0;
+}
+static inline int exs_qhandle_valid(exs_qhandle_t qh)
+{
+    return qh.exs_h != 0;
+}
 
 /* --- constants ------------------------------------------------------------------------------------ */
 
@@ -61,23 +71,23 @@ static inline int exs_qhandle_valid(exs_qhandle_t qh) { return qh.exs_h != 0; }
 #define EXS_MRF_SHARED   0x100 /* the memory is shared with other processes; has no effect */
 
 /* exs_qmodify, exs_qstatus */
-#define EXS_QATTR_DEPTH  1     /* slots */
-#define EXS_QATTR_EVENTS 2     /* events present; status only */
-#define EXS_QATTR_SIGNAL 3     /* EXS_SIG_DISABLE only */
-#define EXS_QATTR_WAIT   4     /* EXS_WAIT_... */
+#define EXS_QATTR_DEPTH  1 /* slots */
+#define EXS_QATTR_EVENTS 2 /* events present; status only */
+#define EXS_QATTR_SIGNAL 3 /* EXS_SIG_DISABLE only */
+#define EXS_QATTR_WAIT   4 /* EXS_WAIT_... */
 
 #define EXS_SIG_DISABLE 0
 #define EXS_SIG_ENABLE  1
 
-#define EXS_WAIT_ADAPTIVE  0   /* spin a little, then sleep */
-#define EXS_WAIT_NOTIFY    1   /* sleep */
-#define EXS_WAIT_BUSY_POLL 2   /* spin */
+#define EXS_WAIT_ADAPTIVE  0 /* spin a little, then sleep */
+#define EXS_WAIT_NOTIFY    1 /* sleep */
+#define EXS_WAIT_BUSY_POLL 2 /* spin */
 
-#define EXS_EVTVEC_MAX 1024    /* most events of one dequeue */
+#define EXS_EVTVEC_MAX 1024 /* most events of one dequeue */
 
 /* exs_poll */
-#define EXS_POLLIN  0x10       /* data, the end of data, or a connection to accept */
-#define EXS_POLLOUT 0x20       /* a send would be taken without waiting */
+#define EXS_POLLIN  0x10 /* data, the end of data, or a connection to accept */
+#define EXS_POLLOUT 0x20 /* a send would be taken without waiting */
 
 /* exs_sendfile: what a piece is */
 #define EXS_IOVEC 1
@@ -98,10 +108,10 @@ static inline int exs_qhandle_valid(exs_qhandle_t qh) { return qh.exs_h != 0; }
 #define SO_ASYNC_RECV_ORDERED 0x4501 /* always 1 */
 #define SO_ASYNC_SEND_TIMEOUT 0x4502 /* not offered: EOPNOTSUPP */
 #define SO_ASYNC_RECV_TIMEOUT 0x4503
-#define EXS_TIMEOUT_ONCE 1
+#define EXS_TIMEOUT_ONCE      1
 
 /* Options of this library, at level SOL_EXS.  All but _PATH_NAME are set before bind, listen or connect. */
-#define SOL_EXS 0x4558
+#define SOL_EXS                0x4558
 #define EXS_SO_DEVICE          1 /* char[]: "auto", "soft" */
 #define EXS_SO_PATH            2 /* char[]: "auto", "tcp", "shm", "shm-vm", "shm-ring"; get: the path taken */
 #define EXS_SO_RING            3 /* int: bytes of the stream's ring, 65536 or more */
@@ -141,9 +151,9 @@ typedef struct {
 typedef struct {
     exs_iovec_t *exs_msg_iov;
     int exs_msg_iovlen;
-    void *exs_msg_control;      /* must be NULL: there is no ancillary data */
+    void *exs_msg_control; /* must be NULL: there is no ancillary data */
     size_t exs_msg_controllen;
-    int exs_msg_flags;          /* recvmsg without a queue: MSG_TRUNC, MSG_EOR */
+    int exs_msg_flags; /* recvmsg without a queue: MSG_TRUNC, MSG_EOR */
 } exs_msghdr_t;
 
 typedef struct {
@@ -153,7 +163,7 @@ typedef struct {
 } exs_fdvec_t;
 
 typedef struct {
-    int exs_xff_type;           /* EXS_IOVEC or EXS_FDVEC */
+    int exs_xff_type; /* EXS_IOVEC or EXS_FDVEC */
     union {
         exs_iovec_t exs_xff_iov;
         exs_fdvec_t exs_xff_fdv;
@@ -167,12 +177,12 @@ typedef struct {
 
 typedef struct {
     int exs_pfd_fd;
-    short exs_pfd_events;       /* EXS_POLLIN, EXS_POLLOUT */
+    short exs_pfd_events; /* EXS_POLLIN, EXS_POLLOUT */
     short exs_pfd_revents;
 } exs_pollfd_t;
 
 typedef struct {
-    int exs_evt_new_socket;     /* -1 on error */
+    int exs_evt_new_socket; /* -1 on error */
     exs_acceptaddr_t *exs_evt_addr;
 } exs_evt_accept_t;
 
@@ -204,8 +214,8 @@ typedef struct {
 } exs_evt_xferfile_t;
 
 typedef struct {
-    int exs_evt_type;           /* EXS_EVT_... */
-    int exs_evt_errno;          /* 0, or the errno of the operation */
+    int exs_evt_type;  /* EXS_EVT_... */
+    int exs_evt_errno; /* 0, or the errno of the operation */
     int exs_evt_socket;
     exs_ahandle_t exs_evt_ahandle;
     union {

@@ -75,8 +75,7 @@ bool exsi_progress(struct exsi_group *g, bool fds)
     if (did) {
         uint64_t end = exsi_now_ns() + RUN_NS;
         while ((g->busy = pass(g, fds)) && exsi_now_ns() < end &&
-               atomic_load_explicit(&g->lock_waiters, memory_order_relaxed) == 0)
-            ;
+               atomic_load_explicit(&g->lock_waiters, memory_order_relaxed) == 0);
     }
     exsi_group_reap(g);
     return did;

@@ -26,10 +26,10 @@
 #include "engine/engine.h"
 
 struct exsi_socket {
-    struct exsi_attach attach;            /* first: changed() finds the socket from it */
-    struct exsi_group *group;             /* shares: one reference */
-    struct exsi_list group_node;          /* group->sockets */
-    struct exsi_list changed_node;        /* group->changed */
+    struct exsi_attach attach;     /* first: changed() finds the socket from it */
+    struct exsi_group *group;      /* shares: one reference */
+    struct exsi_list group_node;   /* group->sockets */
+    struct exsi_list changed_node; /* group->changed */
     atomic_uint refs;
     uint64_t handle;
     int family, type;
@@ -37,30 +37,30 @@ struct exsi_socket {
     exsi_options opt;
     struct exsi_stats stats;
     struct exsi_endpoint *ep;
-    _Atomic(struct exsi_device *) dev;    /* set once, when the device is chosen */
+    _Atomic(struct exsi_device *) dev; /* set once, when the device is chosen */
     const struct exsi_engine_ops *engine;
     union exsi_addr local, peer;
     char path[16];
     char reason[EXSI_REASON_MAX];
     uint64_t conn_cookie;
-    struct exsi_cm_id *cm;                /* before the endpoint owns it */
+    struct exsi_cm_id *cm; /* before the endpoint owns it */
     bool bound, send_shut, recv_shut;
-    bool shut_asked;                      /* send_shut by shutdown or close, not only by a send's own flag */
-    bool dead;                            /* the connection is over: nothing of it is in flight */
+    bool shut_asked; /* send_shut by shutdown or close, not only by a send's own flag */
+    bool dead;       /* the connection is over: nothing of it is in flight */
     bool aborted, discarding, disconnecting;
     /* listener */
     struct exsi_cm_id *listener;
     int backlog;
-    struct exsi_list pending;             /* sockets connected or in set-up, not accepted yet */
+    struct exsi_list pending; /* sockets connected or in set-up, not accepted yet */
     struct exsi_list pending_node;
     uint32_t n_pending;
     bool established;
-    struct exsi_socket *parent;           /* while pending */
+    struct exsi_socket *parent; /* while pending */
     /* operations that no engine has */
     struct exsi_list accepts, polls, shutdowns, closes;
     struct exsi_op *connect_op;
-    uint32_t sends, recvs;                /* in flight, against opt.max_ops */
-    struct exsi_timer timer;              /* bound on a close and on cancelled operations */
+    uint32_t sends, recvs;   /* in flight, against opt.max_ops */
+    struct exsi_timer timer; /* bound on a close and on cancelled operations */
 };
 
 /* --- socket.c ------------------------------------------------------------------------------- */
@@ -123,18 +123,18 @@ int exsi_close_cancel_match(struct exsi_group *g, struct exsi_socket *s, bool ma
 #define EXSI_XFER_INLINE 4
 struct exsi_xfer {
     bool receive;
-    uint32_t flags;              /* enum exsi_op_flag */
-    bool fragile, look;          /* memory that is not registered: api.h */
+    uint32_t flags;     /* enum exsi_op_flag */
+    bool fragile, look; /* memory that is not registered: api.h */
     int n;
     uint64_t len;
-    bool copy;                   /* small and not registered: staged */
-    bool bounce;                 /* scattered receive of a message: staged */
-    uint32_t registrations;      /* regions made for this call */
-    struct exsi_iov *iov;        /* small, or allocated */
+    bool copy;              /* small and not registered: staged */
+    bool bounce;            /* scattered receive of a message: staged */
+    uint32_t registrations; /* regions made for this call */
+    struct exsi_iov *iov;   /* small, or allocated */
     struct exsi_iov small[EXSI_XFER_INLINE];
 };
-EXSI_MUST_CHECK int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint32_t flags,
-                                      bool receive, struct exsi_xfer *x);
+EXSI_MUST_CHECK int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint32_t flags, bool receive,
+                                      struct exsi_xfer *x);
 /* Give back what no operation has taken. */
 void exsi_xfer_drop(struct exsi_socket *s, struct exsi_xfer *x);
 /* Make the operation and hand it to the engine.  by_caller: if it ends now, the API call reports it. */

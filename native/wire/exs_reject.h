@@ -7,8 +7,8 @@
 #include "base/bytes.h"
 
 #define EXSI_REJECT_MAGIC 0x45585352u
-#define EXSI_REJECT_LEN 64
-#define EXSI_REJECT_TEXT 56
+#define EXSI_REJECT_LEN   64
+#define EXSI_REJECT_TEXT  56
 
 enum exsi_reject_code {
     EXSI_REJECT_PROTOCOL = 1, /* no hello, or another version */

@@ -146,9 +146,8 @@ static int listen_and_accept(void)
 
 static int connect_to(const char *port)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_port = htons((uint16_t)atoi(port)),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a)) fail("connect");
     return fd;
@@ -157,9 +156,8 @@ static int connect_to(const char *port)
 int main(int argc, char **argv)
 {
     if (argc < 2 || (argc < 3 && strcmp(argv[1], "listen"))) return 2;
-    struct side s = {.receives = argc < 3,
-                     .buffer = aligned_alloc(4096, BUFFER),
-                     .trips = malloc(MAX_TRIPS * sizeof(double))};
+    struct side s = {
+        .receives = argc < 3, .buffer = aligned_alloc(4096, BUFFER), .trips = malloc(MAX_TRIPS * sizeof(double))};
     if (!s.buffer || !s.trips) fail("malloc");
     memset(s.buffer, 'x', BUFFER);
     s.fd = s.receives ? listen_and_accept() : connect_to(argv[2]);

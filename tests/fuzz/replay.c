@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Runs a fuzz target over every file of the folders named on the command line, and over each prefix of it, as a TAP program.
- * So the corpus is an ordinary test, under every sanitizer, without a fuzzing engine. */
+/* Runs a fuzz target over every file of the folders named on the command line, and over each prefix of it, as a TAP
+ * program. So the corpus is an ordinary test, under every sanitizer, without a fuzzing engine. */
 #include <dirent.h>
 #include <stdint.h>
 #include <string.h>

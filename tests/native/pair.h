@@ -15,7 +15,7 @@
 #include "core/op.h"
 #include "tap.h"
 
-#define WAIT_NS 8000000000u
+#define WAIT_NS    8000000000u
 #define MAX_EVENTS 512
 
 struct side {

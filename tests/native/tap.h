@@ -26,18 +26,18 @@ __attribute__((format(printf, 3, 4), unused)) static bool tap_ok(bool passed, co
     return passed;
 }
 
-#define TAP_STR_(x) #x
-#define TAP_STR(x) TAP_STR_(x)
+#define TAP_STR_(x)   #x
+#define TAP_STR(x)    TAP_STR_(x)
 #define ok(cond, ...) tap_ok((cond), __FILE__ ":" TAP_STR(__LINE__), __VA_ARGS__)
 
 /* For steps without which the rest makes no sense. */
-#define must(cond)                                                                                 \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            printf("Bail out! %s:%d: %s\n", __FILE__, __LINE__, #cond);                            \
-            fflush(stdout);                                                                        \
-            exit(99);                                                                              \
-        }                                                                                          \
+#define must(cond)                                                                                                     \
+    do {                                                                                                               \
+        if (!(cond)) {                                                                                                 \
+            printf("Bail out! %s:%d: %s\n", __FILE__, __LINE__, #cond);                                                \
+            fflush(stdout);                                                                                            \
+            exit(99);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 __attribute__((unused)) static int tap_done(void)

@@ -25,17 +25,16 @@ static void test_list_keeps_order_and_survives_unlinking(void)
         items[i].value = i;
         exsi_list_append(&head, &items[i].node);
     }
-    exsi_list_for(it, &head, struct item, node) sum = sum * 10 + it->value;
+    exsi_list_for (it, &head, struct item, node) sum = sum * 10 + it->value;
     ok(sum == 1234, "objects come in the order of appending");
-    exsi_list_for_safe(it, &head, struct item, node)
-    {
+    exsi_list_for_safe (it, &head, struct item, node) {
         seen++;
         if (it->value % 2 == 0) exsi_list_unlink(&it->node);
     }
     ok(seen == 5, "the safe loop sees all, though some are unlinked");
     exsi_list_unlink(&items[0].node);
     sum = 0;
-    exsi_list_for(it, &head, struct item, node) sum = sum * 10 + it->value;
+    exsi_list_for (it, &head, struct item, node) sum = sum * 10 + it->value;
     ok(sum == 13, "unlinking twice does nothing");
 }
 
