@@ -45,17 +45,17 @@ class Leaks:
         return cls(_descriptors(), shared, frozenset(int(t) for t in os.listdir("/proc/self/task")))
 
     @classmethod
-    def settled(cls, before: Leaks, *, patience: float = 3.0) -> Leaks:
+    def settled(cls, before: Leaks, *, threads: bool = False, patience: float = 3.0) -> Leaks:
         """Look until there is no more than before, at most ``patience`` seconds.
 
-        With ``progress="thread"`` a connection that was closed in order takes its leave of the peer in the background, and
-        a joined thread takes a moment to leave the process.
+        With ``progress="thread"`` a connection that was closed in order takes its leave of the peer in the background.
+        With ``threads``, wait for those too: a joined thread takes a moment to leave the process.
         """
         deadline = time.monotonic() + patience
         while True:
             after = cls.now()
             more = len(after.descriptors) > len(before.descriptors) or after.mappings > before.mappings
-            more = more or bool(after.threads - before.threads)
+            more = more or (threads and bool(after.threads - before.threads))
             if not more or time.monotonic() > deadline:
                 return after
             time.sleep(0.01)
@@ -87,7 +87,7 @@ def no_leaks(*, descriptors: int = 0, mappings: int = 0, threads: int = 0) -> It
     """
     before = Leaks.now()
     yield
-    after = Leaks.settled(before)
+    after = Leaks.settled(before, threads=True)
     fresh = after.descriptors - before.descriptors
     gone = before.descriptors - after.descriptors
     assert len(fresh) - len(gone) <= descriptors, f"descriptors left: {sorted(fresh)}"
