@@ -93,6 +93,42 @@ static void post_recv(struct run *r, int side)
                     chance(r, 30) ? EXSI_OPF_WAITALL : 0);
 }
 
+static void run_quiet(struct run *r)
+{
+    do {
+        while (pair_step(&r->pair)) r->steps++;
+        model_events(&r->model);
+        exsi_poller_run(&r->pair.group->poller);
+        pair_deliver(&r->pair);
+    } while (pair_step(&r->pair));
+    model_events(&r->model);
+}
+
+/* I11: bytes wait to be sent, a receive waits for them, and nothing can happen. */
+static bool stands_still(const struct model *m)
+{
+    for (int side = 0; side < 2; side++) {
+        if (!m->busy_sends[side] || m->recv_shut[1 - side]) continue;
+        for (uint32_t i = 0; i < SLOTS; i++)
+            if (m->recv[1 - side][i].busy && m->recv[1 - side][i].len) return true;
+    }
+    return false;
+}
+
+/* A held send has a real clock; after its moment everything that can go must have gone. */
+static void check_progress(struct run *r)
+{
+    struct model *m = &r->model;
+    run_quiet(r);
+    for (int tries = 0; tries < 20 && stands_still(m) && !m->wrong[0]; tries++) {
+        usleep(20);
+        run_quiet(r);
+    }
+    if (stands_still(m))
+        wrong(m, "it stands still: sends %u %u, receives %u %u", m->busy_sends[0], m->busy_sends[1], m->busy_recvs[0],
+              m->busy_recvs[1]);
+}
+
 /* Nobody may have ended the connection yet. */
 static void check_alive(struct run *r)
 {
@@ -121,19 +157,9 @@ static void act(struct run *r)
         model_shut_recv(&r->model, side);
     else
         pair_step(&r->pair);
+    if (below(r, 500) == 0) check_progress(r);
     check_alive(r);
     if (chance(r, 50)) model_events(&r->model);
-}
-
-static void run_quiet(struct run *r)
-{
-    do {
-        while (pair_step(&r->pair)) r->steps++;
-        model_events(&r->model);
-        exsi_poller_run(&r->pair.group->poller);
-        pair_deliver(&r->pair);
-    } while (pair_step(&r->pair));
-    model_events(&r->model);
 }
 
 static bool side_done(struct run *r, int side)
@@ -150,7 +176,7 @@ static void drain(struct run *r)
     for (int side = 0; side < 2; side++) model_shut_send(m, side);
     for (int idle = 0, turns = 0; idle < 3 && turns++ < 20000 && !m->wrong[0] && !sim_violation(r->pair.sim);) {
         uint64_t before = m->events;
-        run_quiet(r);
+        check_progress(r);
         if (side_done(r, 0) && side_done(r, 1)) {
             /* What lies in the rings. */
             for (int side = 0; side < 2; side++) model_take(m, side, SLOT_BYTES - 1);
