@@ -336,12 +336,8 @@ async def test_a_message_longer_than_a_slab(channels: Channels) -> None:
     a, b = channels
     with exs.BufferPool(4, 4) as pool:
         async with b.socket.receive_queue(pool, depth=4) as rx:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(a.send, b"1")
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(a.send, b"too long")
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(a.send, b"3")
+            for message in (b"1", b"too long", b"3"):
+                await a.send(message)
             assert [bytes(c.view) for c in await rx.get_many(10)] == [b"1"]
             with pytest.raises(exs.TruncatedError) as caught:
                 await rx.get_many(10)
