@@ -30,9 +30,11 @@ class Victim:
 
     Args:
         kind: ``SOCK_STREAM`` or ``SOCK_SEQPACKET``.
+        healthy: Make the second connection.
+        mode: Progress of what it accepts.
     """
 
-    def __init__(self, kind: int = socket.SOCK_STREAM, *, healthy: bool = True) -> None:
+    def __init__(self, kind: int = socket.SOCK_STREAM, *, healthy: bool = True, mode: str = "inline") -> None:
         esapi.exs_init()
         self._before = Leaks.now()
         self.kind = kind
@@ -41,6 +43,7 @@ class Victim:
         self.events: dict[object, ExsEvent] = {}
         self.open: set[int] = set()
         self.listener = self.socket()
+        esapi.exs_setsockopt(self.listener, esapi.SOL_EXS, esapi.EXS_SO_PROGRESS, mode == "thread")
         esapi.exs_bind(self.listener, (HOST, 0))
         esapi.exs_listen(self.listener)
         host, port, *_ = esapi.exs_getsockname(self.listener)
@@ -180,6 +183,12 @@ class Victim:
             assert room == data
 
     # --- the end
+
+    def forget(self) -> None:
+        """The books of operations that are over are closed."""
+        assert len(self.events) == len(self.posts)
+        self.posts.clear()
+        self.events.clear()
 
     def abandon(self) -> None:
         """The test has failed: only do not stand in the way of the next one."""
