@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from exs import _config
+from exs import _config, _native
 from exs._pump import current_pump, protected
 from exs.api import SOCK_STREAM, Socket
 from exs.errors import Error, NoDeviceError
@@ -109,7 +109,8 @@ async def resolve(host: str | bytes | None, port: int, *, passive: bool = False)
     targets: list[Target] = []
     for family, _, _, _, address in found:
         if family in (_socket.AF_INET, _socket.AF_INET6):
-            targets.append((int(family), (str(address[0]), int(address[1]), *address[2:])))
+            numeric = (str(address[0]), int(address[1]), *address[2:])
+            targets.append((int(family), _native.unpack_address(_native.pack_address(family, numeric))))
     if not targets:
         raise OSError(errno.EADDRNOTAVAIL, f"{_name(host, port)} has no address")
     return targets
@@ -170,7 +171,7 @@ async def dial(
         raise
     finally:
         for sock in opened:
-            if sock is not winner:
+            if sock is not winner:  # pyright: ignore[reportUnnecessaryComparison]  # a nested function sets it
                 sock.close()
     if winner is None:
         raise _nobody(host, port, errors)

@@ -83,6 +83,7 @@ class Closeable(Protocol):
 
     def abandon(self) -> bool:
         """End it at once; true if it was open."""
+        ...
 
 
 _runvar: trio.lowlevel.RunVar[Pump] = trio.lowlevel.RunVar("exs pump")
@@ -394,10 +395,7 @@ class Pump:
             code = call(sock, *args, parked.cookie, self.eq)
             if code == -EAGAIN:
                 continue
-            if code == 1:
-                event = self.caller.event
-            elif code < 0:
-                event = (parked.cookie, 0, 0, -code, 0, 0)
+            event = self.caller.event if code == 1 else (parked.cookie, 0, 0, -code, 0, 0)
             gate.leave(task)
             if not gate.tasks:
                 self.gates.pop(key, None)
@@ -557,7 +555,7 @@ def _warn(text: str, source: object) -> None:
 
 def _unraisable(error: BaseException, source: object) -> None:
     sys.unraisablehook(
-        types.SimpleNamespace(  # the very shape that the hook takes
+        types.SimpleNamespace(  # pyright: ignore[reportArgumentType]  # the very shape that the hook takes
             exc_type=type(error), exc_value=error, exc_traceback=error.__traceback__, err_msg=None, object=source
         )
     )

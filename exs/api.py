@@ -774,7 +774,8 @@ async def _resolve(address: Address) -> tuple[int, Address]:
     if not found:
         raise OSError(errno.EHOSTUNREACH, f"{host} has no address")
     family, _, _, _, numeric = found[0]
-    return int(family), (str(numeric[0]), int(numeric[1]), *numeric[2:])
+    raw = _native.pack_address(family, (str(numeric[0]), int(numeric[1]), *numeric[2:]))
+    return int(family), _native.unpack_address(raw)
 
 
 async def connect(sock: Socket, address: Address) -> None:

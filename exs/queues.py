@@ -43,32 +43,41 @@ class Direction(Protocol):
     @property
     def pump(self) -> Pump:
         """The pump of the socket's run."""
+        ...
 
     @property
     def handle(self) -> int:
         """The socket's handle."""
+        ...
 
     @property
     def is_stream(self) -> bool:
         """Whether the socket is a stream."""
+        ...
 
     def claim(self, queue: object) -> None:
         """Keep others out; raises ``BusyResourceError`` if somebody is in."""
+        ...
 
     def release(self) -> None:
         """Let others in again."""
+        ...
 
     def failure(self, event: RawEvent) -> Exception:
         """The exception for an event with an error."""
+        ...
 
     def spoil(self) -> None:
         """A send was taken out of the middle of the stream: refuse what would follow."""
+        ...
 
     def kept(self) -> deque[bytes]:
         """What arrived for an earlier queue and was not taken."""
+        ...
 
     def copied(self, nbytes: int) -> None:
         """Count bytes that were copied."""
+        ...
 
 
 class _Queue:

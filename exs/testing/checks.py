@@ -10,7 +10,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ class Leaks:
 
 
 def _descriptors() -> frozenset[str]:
-    found = set()
+    found: set[str] = set()
     for name in os.listdir("/proc/self/fd"):
         try:
             found.add(f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}")
@@ -72,7 +72,7 @@ def _descriptors() -> frozenset[str]:
 
 
 @contextmanager
-def no_leaks(*, descriptors: int = 0, mappings: int = 0, threads: int = 0) -> Iterator[None]:
+def no_leaks(*, descriptors: int = 0, mappings: int = 0, threads: int = 0) -> Generator[None, None, None]:
     """Check that a block leaves no descriptor, shared mapping or thread behind.
 
     Put it around ``trio.run``: what belongs to the run goes with it.
@@ -107,9 +107,9 @@ class PoisonedBuffer:
     """
 
     def __init__(self, nbytes: int, poison: int = 0xA5, *, register: bool = True) -> None:
-        self.memory = bytearray(nbytes)
-        self.region = MemoryRegion(self.memory) if register else None
-        self._poison = bytes([poison]) * nbytes
+        self.memory: bytearray = bytearray(nbytes)
+        self.region: MemoryRegion | None = MemoryRegion(self.memory) if register else None
+        self._poison = bytearray([poison]) * nbytes
 
     @property
     def buffer(self) -> MemoryRegion | bytearray:
@@ -159,7 +159,7 @@ async def check_message_channel(maker: ChannelMaker) -> None:
 
 
 @contextmanager
-def _raises(kind: type[BaseException]) -> Iterator[None]:
+def _raises(kind: type[BaseException]) -> Generator[None, None, None]:
     try:
         yield
     except kind:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 __all__ = ["Corrupt", "Cut", "Inject", "Stall", "tcp_proxy"]
 
@@ -58,7 +58,7 @@ Fault = Cut | Stall | Corrupt | Inject
 
 
 @asynccontextmanager
-async def tcp_proxy(host: str, port: int, *faults: Fault) -> AsyncIterator[int]:
+async def tcp_proxy(host: str, port: int, *faults: Fault) -> AsyncGenerator[int, None]:
     """Stand between clients and a server, and misbehave by script.
 
     Args:

@@ -256,6 +256,8 @@ class StreamPeer(TrioPeer, Generic[S]):
 class TrioTcp(StreamPeer[trio.SocketStream]):
     """trio's streams over TCP."""
 
+    stream: trio.SocketStream
+
     async def listen(self) -> str:
         """Listens on a free port."""
         (self._listener,) = await trio.open_tcp_listeners(0, host=HOST)

@@ -115,7 +115,7 @@ class Temporary:
         self._mode = mode
         self._temporary = TEMPORARY_PREFIX + secrets.token_hex(8).encode() + TEMPORARY_SUFFIX
         try:
-            self.fd = os.open(self._temporary, _CREATE, 0o600, dir_fd=self._parent)
+            self.fd: int = os.open(self._temporary, _CREATE, 0o600, dir_fd=self._parent)
         except BaseException:
             os.close(self._parent)
             raise
