@@ -135,6 +135,7 @@ def typing(report: Report) -> None:
     """What users' type checkers see."""
     checked(report, "verifytypes", BIN / "pyright", "--ignoreexternal", "--verifytypes", "exs")
     checked(report, "mypy", BIN / "mypy", "--strict", "exs", "tests/typing")
+    checked(report, "pyright", BIN / "pyright")
 
 
 def format_c(report: Report) -> None:
