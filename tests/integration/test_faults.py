@@ -537,7 +537,9 @@ def test_limit_of_descriptors(run_python: Callable[..., object]) -> None:
         ALONE
         + """
 v = Victim()
-v.healthy()
+region = MemoryRegion.allocate(100_000)
+region.view[:] = b"r" * 100_000
+mh = esapi.exs_mregister(region, esapi.EXS_ACCESS_READ)
 esapi.exs_accept(v.listener, "accept", v.queue); v.posted("accept")
 client = socket.create_connection(v.address)          # set up by the kernel, not yet taken
 used = len(os.listdir("/proc/self/fd"))
@@ -554,6 +556,17 @@ refused(errno.EMFILE, v.socket)
 refused(errno.EMFILE, lambda: esapi.exs_qcreate(4))
 refused(errno.EMFILE, lambda: MemoryRegion.allocate(4096))
 v.healthy()
+# Memory that comes with a descriptor finds room all the same.
+for a, b in (v.good, v.good[::-1]):
+    room = bytearray(100_000)
+    v.recv(b, room, f"recv {a}", esapi.MSG_WAITALL)
+    v.drain(0.01)
+    v.send(a, region, f"send {a}", 0, mh)
+    v.expect(f"recv {a}")
+    v.expect(f"send {a}")
+    assert room == region.view
+esapi.exs_mderegister(mh)
+region.close()
 # A socket that was made before cannot connect, and says so.
 os.close(hold.pop())
 fd = v.socket()

@@ -122,30 +122,39 @@ static int handle(struct shm_path *p, const struct shm_msg *m, int *fds, int n_f
     return -EPROTO;
 }
 
-int shm_path_drain(struct shm_path *p)
+/* Take one message: as handle, or 0 with *end. */
+static int take_msg(struct shm_path *p, bool *end)
 {
     struct shm_msg m;
     int fds[SHM_MAX_FDS], n_fds;
+    int rc = shm_recv_msg(p->unix_fd, &m, fds, &n_fds);
+    *end = rc == 0 || rc == -ECONNRESET;
+    if (*end) return 0;
+    if (rc < 0) return rc;
+    rc = handle(p, &m, fds, n_fds);
+    shm_close_fds(fds, n_fds);
+    return rc;
+}
+
+int shm_path_drain(struct shm_path *p)
+{
+    bool end;
     if (p->dead) return 0;
     exsi_count(p->path.stats, syscalls, 1);
-    int rc = shm_recv_msg(p->unix_fd, &m, fds, &n_fds);
-    if (rc == -EAGAIN) return 0;
+    int brings = shm_peek_fds(p->unix_fd);
+    if (brings == -EAGAIN) return 0;
+    exsi_count(p->path.stats, syscalls, 1);
+    if (brings > 0) shm_part_make_room(p->path.part);
+    int rc = take_msg(p, &end);
+    if (brings > 0) shm_part_keep_room(p->path.part);
     shm_part_heard(p->path.part);
-    if (rc == 0 || rc == -ECONNRESET) {
-        ended(p);
-        return 0;
-    }
-    if (rc > 0) {
-        rc = handle(p, &m, fds, n_fds);
-        shm_close_fds(fds, n_fds);
-    }
-    if (rc < 0) {
-        struct soft_terminate t = soft_terminate_for(-EPROTO, true);
-        shm_path_violation(p, SHM_BLAME_PROTOCOL, t, EPROTO, "nonsense on the UNIX socket");
-        ended(p);
-        return 0;
-    }
-    return 1;
+    if (!end && rc >= 0) return 1;
+    if (rc == -EPROTO)
+        shm_path_violation(p, SHM_BLAME_PROTOCOL, soft_terminate_for(rc, true), EPROTO, "nonsense on the UNIX socket");
+    else if (rc < 0)
+        shm_path_violation(p, SHM_BLAME_MINE, soft_terminate_for(rc, true), -rc, "no room for memory of the peer");
+    ended(p);
+    return 0;
 }
 
 static void on_unix(struct exsi_watch *w, uint32_t events)

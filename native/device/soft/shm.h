@@ -134,6 +134,7 @@ static inline uint64_t shm_page_up(uint64_t n)
 struct soft_shm_part {
     struct shm_page *page;
     int page_fd;
+    int spare_fd; /* room in the process's table for what a peer passes; -1: lent out */
     struct exsi_watch listener;
     struct soft_part *part;
     uint8_t name[SOFT_NAME_MAX];
@@ -190,7 +191,10 @@ enum shm_need { SHM_NEED_SHARED, SHM_NEED_READ_ONLY };
 EXSI_MUST_CHECK int shm_memfd_map(int fd, enum shm_need need, uint64_t offset, uint64_t bytes, struct shm_map *out);
 void shm_unmap(struct shm_map *map);
 EXSI_MUST_CHECK int shm_send_msg(int unix_fd, const struct shm_msg *m, const int *fds, int n_fds);
-/* One message: its length (0: end), or -EAGAIN, -EPROTO (wrong shape; descriptors are closed), -ECONNRESET. */
+/* Does the next message bring descriptors?  It stays where it is.  -EAGAIN: there is none. */
+EXSI_MUST_CHECK int shm_peek_fds(int unix_fd);
+/* One message: its length (0: end), or -EAGAIN, -EPROTO (wrong shape; descriptors are closed), -ECONNRESET,
+ * -EMFILE (the process has no room for its descriptors: they are lost). */
 EXSI_MUST_CHECK int shm_recv_msg(int unix_fd, struct shm_msg *m, int fds[SHM_MAX_FDS], int *n_fds);
 void shm_close_fds(int *fds, int n);
 
@@ -203,5 +207,9 @@ void shm_strangers_drop(struct soft_shm_part *sp);
 EXSI_MUST_CHECK int shm_part_get(struct soft_part *part);
 /* A ring was heard: whoever still sleeps must be rung again. */
 void shm_part_heard(struct soft_part *part);
+/* Descriptors that cannot be received are lost for good, so one is kept free for them: give it up before a
+ * message that brings one, take it back when that one is closed again. */
+void shm_part_make_room(struct soft_part *part);
+void shm_part_keep_room(struct soft_part *part);
 
 #endif

@@ -139,7 +139,21 @@ static int take_fds(struct msghdr *msg, int fds[SHM_MAX_FDS], int *n_fds)
             }
         }
     }
-    return msg->msg_flags & MSG_CTRUNC ? -EPROTO : rc;
+    /* Cut short: more than any message brings, or no room in the process's table. */
+    if (msg->msg_flags & MSG_CTRUNC) return *n_fds < SHM_MAX_FDS ? -EMFILE : -EPROTO;
+    return rc;
+}
+
+int shm_peek_fds(int unix_fd)
+{
+    uint8_t byte;
+    struct iovec iov = {&byte, sizeof byte};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t n;
+    do n = recvmsg(unix_fd, &msg, MSG_DONTWAIT | MSG_PEEK);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return -errno;
+    return (msg.msg_flags & MSG_CTRUNC) != 0;
 }
 
 int shm_recv_msg(int unix_fd, struct shm_msg *m, int fds[SHM_MAX_FDS], int *n_fds)
@@ -158,7 +172,7 @@ int shm_recv_msg(int unix_fd, struct shm_msg *m, int fds[SHM_MAX_FDS], int *n_fd
         m->version != SHM_VERSION) {
         shm_close_fds(fds, *n_fds);
         *n_fds = 0;
-        return -EPROTO;
+        return rc == -EMFILE ? rc : -EPROTO;
     }
     return (int)n;
 }

@@ -2,6 +2,7 @@
 /* A part's side of shared memory: the page that tells peers who sleeps, and the round over all its
  * connections.  Invariant: whoever sleeps has published an odd number that no peer has rung for before
  * its last look at the rings. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -28,6 +29,8 @@ int shm_part_get(struct soft_part *part)
     sp->page->version = SHM_VERSION;
     atomic_store_explicit(&sp->page->sleep, part->asleep ? 1 : 0, memory_order_relaxed);
     part->shm = sp;
+    sp->spare_fd = -1;
+    shm_part_keep_room(part);
     return 0;
 }
 
@@ -41,10 +44,23 @@ void soft_shm_part_close(struct soft_part *part)
         exsi_poller_del(part->poller, &sp->listener);
         close(fd);
     }
+    shm_part_make_room(part);
     munmap(sp->page, SHM_PAGE_BYTES);
     close(sp->page_fd);
     free(sp);
     part->shm = NULL;
+}
+
+void shm_part_make_room(struct soft_part *part)
+{
+    if (part->shm->spare_fd >= 0) close(part->shm->spare_fd);
+    part->shm->spare_fd = -1;
+}
+
+void shm_part_keep_room(struct soft_part *part)
+{
+    /* Not had now: another thread was faster; the next message tries again. */
+    if (part->shm->spare_fd < 0) part->shm->spare_fd = fcntl(part->shm->page_fd, F_DUPFD_CLOEXEC, 0);
 }
 
 /* Regions were closed: their memory is not free before the peers have unmapped it. */
