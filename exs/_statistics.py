@@ -40,6 +40,8 @@ class Statistics:
     """System calls of the data path."""
     adverts_sent: int
     """Receives advertised to the peer."""
+    adverts_received: int
+    """Receives that the peer advertised."""
     adverts_void: int
     """Advertisements of the peer that could not be used."""
     credit_stalls: int

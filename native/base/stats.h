@@ -20,6 +20,7 @@
     X(wakeups)        /* times a peer had to be woken */                                                               \
     X(syscalls)       /* system calls of the data path */                                                              \
     X(adverts_sent)                                                                                                    \
+    X(adverts_received)                                                                                                \
     X(adverts_void)  /* advertisements dropped by the match rule */                                                    \
     X(credit_stalls) /* times a message waited for credit */                                                           \
     X(registrations) /* regions made for one call */

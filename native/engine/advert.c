@@ -49,6 +49,7 @@ bool exsi_flow_advert_add(struct exsi_flow *f, const struct exsi_control *c)
         .len = c->len,
         .waitall = c->flags & EXSI_CTLF_WAITALL,
     };
+    exsi_count(f->ep->stats, adverts_received, 1);
     return true;
 }
 

@@ -358,6 +358,7 @@ static void end_sides(struct exsi_device *dev)
         struct toy_side *s = &sides[i];
         for (int k = 0; k < FLOWS; k++) exsi_ep_detach(&s->flow[k].at);
         exsi_ep_free(s->ep);
+        s->ep = NULL; /* the next one may lie where this one was */
         dev->ops->dereg_mr(dev, s->dmr);
         must(exsi_eq_close(s->eq) == 0);
         free(s->memory);
