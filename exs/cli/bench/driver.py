@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ class _Side:
             if cores:
                 os.sched_setaffinity(0, cores)
 
+        # The very package that runs here, whatever lies in the current directory.
+        home = str(Path(__file__).resolve().parents[3])
         self._process = subprocess.Popen(  # noqa: S603  a command of ours
             command,
+            env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": home},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
