@@ -36,8 +36,10 @@ void exsi_close(exsi_ctx *ctx)
 {
     if (exsi_ctx_check(ctx) < 0) return;
     for (uint32_t i = 0; i < ctx->groups.cap; i++) {
-        struct exsi_group **slot = exsi_slab_at(&ctx->groups, i, NULL);
-        if (slot) (void)end_group(*slot);
+        struct exsi_group *g = exsi_table_get_at(&ctx->groups, i, NULL);
+        if (!g) continue;
+        (void)end_group(g);
+        exsi_group_put(g);
     }
     exsi_ctx_free(ctx);
 }
@@ -50,15 +52,12 @@ int exsi_forked(exsi_ctx *ctx)
 /* The threaded group of the context, with a reference more; NULL if there is none. */
 static struct exsi_group *threaded_group(struct exsi_ctx *ctx)
 {
-    struct exsi_group *found = NULL;
-    pthread_mutex_lock(&ctx->lock);
-    for (uint32_t i = 0; i < ctx->groups.cap && !found; i++) {
-        struct exsi_group **slot = exsi_slab_at(&ctx->groups, i, NULL);
-        if (slot && (*slot)->threaded) found = *slot;
+    for (uint32_t i = 0; i < ctx->groups.cap; i++) {
+        struct exsi_group *g = exsi_table_get_at(&ctx->groups, i, NULL);
+        if (g && g->threaded) return g;
+        if (g) exsi_group_put(g);
     }
-    if (found) atomic_fetch_add_explicit(&found->refs, 1, memory_order_relaxed);
-    pthread_mutex_unlock(&ctx->lock);
-    return found;
+    return NULL;
 }
 
 static int new_threaded(exsi_ctx *ctx, uint64_t *group)

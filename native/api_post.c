@@ -173,12 +173,16 @@ static void sum_process(struct exsi_ctx *ctx, struct exsi_stats *sum)
     exsi_stats_add(sum, &ctx->closed_stats);
     exsi_stats_add(sum, &ctx->stats);
     for (uint32_t i = 0; i < ctx->sockets.cap; i++) {
-        struct exsi_socket **s = exsi_slab_at(&ctx->sockets, i, NULL);
-        if (s) exsi_stats_add(sum, &(*s)->stats);
+        struct exsi_socket *s = exsi_table_get_at(&ctx->sockets, i, NULL);
+        if (!s) continue;
+        exsi_stats_add(sum, &s->stats);
+        exsi_sock_put(s);
     }
     for (uint32_t i = 0; i < ctx->groups.cap; i++) {
-        struct exsi_group **g = exsi_slab_at(&ctx->groups, i, NULL);
-        if (g) exsi_stats_add(sum, &(*g)->stats);
+        struct exsi_group *g = exsi_table_get_at(&ctx->groups, i, NULL);
+        if (!g) continue;
+        exsi_stats_add(sum, &g->stats);
+        exsi_group_put(g);
     }
 }
 
@@ -453,14 +457,8 @@ int exsi_cancel(exsi_ctx *ctx, uint64_t sock, uint64_t handle, exsi_posted *out)
 static int cancel_everywhere(exsi_ctx *ctx, uint64_t cookie)
 {
     int n = 0;
-    uint64_t handle;
-    for (uint32_t i = 0;; i++) {
-        pthread_mutex_lock(&ctx->lock);
-        bool end = i >= ctx->groups.cap;
-        bool live = !end && exsi_slab_at(&ctx->groups, i, &handle);
-        pthread_mutex_unlock(&ctx->lock);
-        if (end) return n;
-        struct exsi_group *g = live ? exsi_group_get(ctx, handle) : NULL;
+    for (uint32_t i = 0; i < ctx->groups.cap; i++) {
+        struct exsi_group *g = exsi_table_get_at(&ctx->groups, i, NULL);
         if (!g) continue;
         exsi_group_lock(g);
         if (!g->closed) {
@@ -470,6 +468,7 @@ static int cancel_everywhere(exsi_ctx *ctx, uint64_t cookie)
         exsi_group_unlock(g);
         exsi_group_put(g);
     }
+    return n;
 }
 
 int exsi_cancel_match(exsi_ctx *ctx, uint64_t sock, int match_cookie, uint64_t cookie)

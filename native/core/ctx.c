@@ -47,10 +47,10 @@ int exsi_ctx_open(struct exsi_ctx **out)
 
     pthread_mutex_init(&ctx->lock, NULL);
     exsi_log_init(&ctx->log);
-    exsi_slab_init(&ctx->groups, EXSI_HANDLE_GROUP, sizeof(void *));
-    exsi_slab_init(&ctx->eqs, EXSI_HANDLE_EQ, sizeof(void *));
-    exsi_slab_init(&ctx->sockets, EXSI_HANDLE_SOCKET, sizeof(void *));
-    exsi_slab_init(&ctx->endpoints, EXSI_HANDLE_ENDPOINT, sizeof(void *));
+    exsi_table_init(&ctx->groups, EXSI_HANDLE_GROUP);
+    exsi_table_init(&ctx->eqs, EXSI_HANDLE_EQ);
+    exsi_table_init(&ctx->sockets, EXSI_HANDLE_SOCKET);
+    exsi_table_init(&ctx->endpoints, EXSI_HANDLE_ENDPOINT);
     list_devices(ctx);
     *out = ctx;
     return 0;
@@ -67,11 +67,12 @@ fail_page:
 static void close_queues(struct exsi_ctx *ctx)
 {
     for (uint32_t i = 0; i < ctx->eqs.cap; i++) {
-        struct exsi_eq **slot = exsi_slab_at(&ctx->eqs, i, NULL);
-        if (!slot) continue;
-        int rc = exsi_eq_close(*slot);
+        struct exsi_eq *eq = exsi_table_get_at(&ctx->eqs, i, NULL);
+        if (!eq) continue;
+        int rc = exsi_eq_close(eq);
         assert(rc == 0);
         (void)rc;
+        exsi_eq_put(eq);
     }
 }
 
@@ -79,17 +80,16 @@ void exsi_ctx_free(struct exsi_ctx *ctx)
 {
     /* Descriptors and mappings in a child are the parent's too; locks may be held for ever. */
     if (exsi_ctx_check(ctx) < 0) return;
-    assert(ctx->groups.used == 0 && ctx->sockets.used == 0 && ctx->endpoints.used == 0);
     close_queues(ctx);
     exsi_mr_table_close(ctx);
     for (int i = 0; i < ctx->n_devices; i++) {
         struct exsi_open_device *d = &ctx->devices[i];
         if (d->dev) d->entry->ops->close(d->dev);
     }
-    exsi_slab_fini(&ctx->endpoints);
-    exsi_slab_fini(&ctx->sockets);
-    exsi_slab_fini(&ctx->eqs);
-    exsi_slab_fini(&ctx->groups);
+    exsi_table_fini(&ctx->endpoints);
+    exsi_table_fini(&ctx->sockets);
+    exsi_table_fini(&ctx->eqs);
+    exsi_table_fini(&ctx->groups);
     exsi_log_fini(&ctx->log);
     pthread_mutex_destroy(&ctx->lock);
     munmap((void *)(uintptr_t)ctx->fork_page, sizeof *ctx->fork_page);
@@ -145,22 +145,4 @@ int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *
     for (int i = 0; i < ctx->n_devices; i++)
         if (ctx->devices[i].entry->ops == dev->ops) return i;
     return -EINVAL;
-}
-
-/* --- tables of handles ---------------------------------------------------------------------------- */
-
-int exsi_table_add(struct exsi_ctx *ctx, struct exsi_slab *table, void *object, uint64_t *handle)
-{
-    pthread_mutex_lock(&ctx->lock);
-    void **slot = exsi_slab_take(table, handle);
-    if (slot) *slot = object;
-    pthread_mutex_unlock(&ctx->lock);
-    return slot ? 0 : -ENOMEM;
-}
-
-void exsi_table_remove(struct exsi_ctx *ctx, struct exsi_slab *table, uint64_t handle)
-{
-    pthread_mutex_lock(&ctx->lock);
-    exsi_slab_give(table, handle);
-    pthread_mutex_unlock(&ctx->lock);
 }

@@ -3,16 +3,16 @@
  * it.  There may be several in one process (tests do it); nothing of the core is global.
  *
  * Locks: group->lock (everything a group owns)  <  eq->lock, in this order, and never held across a system
- * call that may block.  ctx->lock (tables of handles, sum of closed sockets) is a leaf: it may be taken under
+ * call that may block.  ctx->lock (devices, sum of closed sockets) is a leaf: it may be taken under
  * a group's lock, for a child socket is born in the middle of progress, and nothing is locked under it.
- * The memory table has no lock on the data path (core/mr.h). */
+ * Handles are followed without a lock (core/table.h, core/mr.h). */
 #ifndef EXSI_CTX_H
 #define EXSI_CTX_H
 
 #include <pthread.h>
 
 #include "base/list.h"
-#include "base/slab.h"
+#include "core/table.h"
 #include "device/device.h"
 
 #define EXSI_MAX_DEVICES 4
@@ -29,14 +29,13 @@ struct exsi_mr_table;
 struct exsi_ctx {
     pthread_mutex_t lock;
     struct exsi_log log;
-    struct exsi_stats closed_stats;                   /* sum of sockets that are gone; under lock */
-    struct exsi_stats stats;                          /* what belongs to no socket: registrations */
-    struct exsi_slab groups, eqs, sockets, endpoints; /* hold pointers; under lock */
+    struct exsi_stats closed_stats; /* sum of sockets that are gone; under lock */
+    struct exsi_stats stats;        /* what belongs to no socket: registrations */
+    struct exsi_table groups, eqs, sockets, endpoints;
     struct exsi_open_device devices[EXSI_MAX_DEVICES];
     int n_devices;
     struct exsi_mr_table *mrs;
     volatile uint32_t *fork_page; /* wiped by fork: 0 in a child */
-    pthread_t progress_thread;
 };
 
 /* 0 or -errno.  Opens no device and starts no thread: those come with first use. */
@@ -53,17 +52,5 @@ EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
 EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason);
 /* Its index in ctx->devices (and in every array that goes with it); -EINVAL for a stranger.  No lock needed. */
 int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev);
-
-/* The tables of handles: slabs whose objects are one pointer each.  _add and _remove take ctx->lock; for
- * more than a lookup take it yourself and use _at. */
-EXSI_MUST_CHECK int exsi_table_add(struct exsi_ctx *ctx, struct exsi_slab *table, void *object, uint64_t *handle);
-void exsi_table_remove(struct exsi_ctx *ctx, struct exsi_slab *table, uint64_t handle);
-/* The object behind a handle, or NULL.  ctx->lock held: it may be gone as soon as that is dropped,
- * unless a reference was taken. */
-static inline void *exsi_table_at(const struct exsi_slab *table, uint64_t handle)
-{
-    void **slot = exsi_slab_find(table, handle);
-    return slot ? *slot : NULL;
-}
 
 #endif

@@ -43,17 +43,16 @@ int exsi_eq_open(struct exsi_ctx *ctx, struct exsi_group *inline_group, uint32_t
     eq->ctx = ctx;
     eq->depth = depth;
     eq->event_fd = eq->epoll_fd = -1;
-    atomic_init(&eq->refs, 1);
     pthread_mutex_init(&eq->lock, NULL);
     if (inline_group) {
         assert(!inline_group->threaded);
-        atomic_fetch_add_explicit(&inline_group->refs, 1, memory_order_relaxed);
+        exsi_group_hold(inline_group);
         eq->group = inline_group;
     }
     eq->ring = calloc(depth, sizeof *eq->ring);
     int rc = eq->ring ? open_descriptors(eq) : -ENOMEM;
     /* Last: from here on others can find it. */
-    if (rc == 0) rc = exsi_table_add(ctx, &ctx->eqs, eq, &eq->handle);
+    if (rc == 0) rc = exsi_table_add(&ctx->eqs, eq, &eq->handle);
     if (rc < 0) {
         free_queue(eq);
         return rc;
@@ -64,17 +63,12 @@ int exsi_eq_open(struct exsi_ctx *ctx, struct exsi_group *inline_group, uint32_t
 
 struct exsi_eq *exsi_eq_get(struct exsi_ctx *ctx, uint64_t handle)
 {
-    pthread_mutex_lock(&ctx->lock);
-    struct exsi_eq *eq = exsi_table_at(&ctx->eqs, handle);
-    if (eq) atomic_fetch_add_explicit(&eq->refs, 1, memory_order_relaxed);
-    pthread_mutex_unlock(&ctx->lock);
-    return eq;
+    return exsi_table_get(&ctx->eqs, handle);
 }
 
 void exsi_eq_put(struct exsi_eq *eq)
 {
-    /* Release: what was done with the queue comes before its end; acquire: for the one who ends it. */
-    if (atomic_fetch_sub_explicit(&eq->refs, 1, memory_order_acq_rel) == 1) free_queue(eq);
+    if (exsi_table_put(&eq->ctx->eqs, eq->handle)) free_queue(eq);
 }
 
 /* --- the descriptor; lock held --------------------------------------------------------------------- */
@@ -202,7 +196,8 @@ int exsi_eq_close(struct exsi_eq *eq)
     }
     pthread_mutex_unlock(&eq->lock);
     if (rc < 0) return rc;
-    exsi_table_remove(eq->ctx, &eq->ctx->eqs, eq->handle);
+    rc = exsi_table_close(&eq->ctx->eqs, eq->handle);
+    assert(rc == 0); /* closed says so */
     exsi_eq_put(eq);
     return 0;
 }

@@ -34,7 +34,6 @@ struct exsi_eq {
     uint32_t quiet;            /* API calls that will report pending events themselves */
     uint32_t waiters;          /* threads in a blocking dequeue */
     bool closed;
-    atomic_uint refs;
 };
 
 /* depth at least 1.  The group (may be NULL) must be inline; the queue keeps a reference to it. */

@@ -12,7 +12,6 @@ int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out
     if (!g) return -ENOMEM;
     g->ctx = ctx;
     g->threaded = threaded;
-    atomic_init(&g->refs, 1);
     exsi_list_init(&g->endpoints);
     exsi_list_init(&g->dirty);
     exsi_list_init(&g->dead);
@@ -23,7 +22,7 @@ int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out
     if (rc < 0) goto fail_poller;
     pthread_mutex_init(&g->lock, NULL);
     /* Last: from here on others can find it. */
-    rc = exsi_table_add(ctx, &ctx->groups, g, &g->handle);
+    rc = exsi_table_add(&ctx->groups, g, &g->handle);
     if (rc < 0) goto fail_table;
     *out = g;
     return 0;
@@ -45,7 +44,8 @@ int exsi_group_close(struct exsi_group *g)
     g->closed = true;
     exsi_group_unlock(g);
     if (was_closed) return -EBADF;
-    exsi_table_remove(ctx, &ctx->groups, g->handle);
+    int rc = exsi_table_close(&ctx->groups, g->handle);
+    assert(rc == 0); /* closed says so */
 
     exsi_group_lock(g);
     assert(exsi_list_empty(&g->endpoints) && exsi_list_empty(&g->dead) && g->ops.used == 0);
@@ -64,22 +64,22 @@ int exsi_group_close(struct exsi_group *g)
     exsi_stats_add(&ctx->closed_stats, &rest);
     pthread_mutex_unlock(&ctx->lock);
     exsi_group_put(g);
-    return 0;
+    return rc;
 }
 
 struct exsi_group *exsi_group_get(struct exsi_ctx *ctx, uint64_t handle)
 {
-    pthread_mutex_lock(&ctx->lock);
-    struct exsi_group *g = exsi_table_at(&ctx->groups, handle);
-    if (g) atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
-    pthread_mutex_unlock(&ctx->lock);
-    return g;
+    return exsi_table_get(&ctx->groups, handle);
+}
+
+void exsi_group_hold(struct exsi_group *g)
+{
+    exsi_table_hold(&g->ctx->groups, g->handle);
 }
 
 void exsi_group_put(struct exsi_group *g)
 {
-    /* Release: what was done with the group comes before its end; acquire: for the one who ends it. */
-    if (atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!exsi_table_put(&g->ctx->groups, g->handle)) return;
     pthread_mutex_destroy(&g->lock);
     free(g);
 }

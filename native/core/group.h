@@ -46,7 +46,6 @@ struct exsi_group {
     struct exsi_thread *thread; /* threaded groups: who runs the progress */
     bool ending;                /* under lock: no new sockets, exsi_group_close follows */
 
-    atomic_uint refs;
     bool closed; /* under lock */
 };
 
@@ -56,6 +55,8 @@ EXSI_MUST_CHECK int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct 
 EXSI_MUST_CHECK int exsi_group_close(struct exsi_group *g);
 /* The group behind a handle with a reference more, or NULL. */
 EXSI_MUST_CHECK struct exsi_group *exsi_group_get(struct exsi_ctx *ctx, uint64_t handle);
+/* A reference more, for somebody who has one. */
+void exsi_group_hold(struct exsi_group *g);
 void exsi_group_put(struct exsi_group *g);
 /* Locks for posting callers: announces itself, so that a busy progress thread lets go. */
 void exsi_group_lock(struct exsi_group *g);

@@ -30,7 +30,6 @@ struct exsi_socket {
     struct exsi_group *group;      /* shares: one reference */
     struct exsi_list group_node;   /* group->sockets */
     struct exsi_list changed_node; /* group->changed */
-    atomic_uint refs;
     uint64_t handle;
     int family, type;
     enum exsi_socket_state state;

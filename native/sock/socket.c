@@ -86,7 +86,6 @@ int exsi_sock_new(struct exsi_group *g, int family, int type, const exsi_options
     s->opt = *opt;
     s->engine = type == SOCK_STREAM ? &exsi_engine_stream : &exsi_engine_seqpacket;
     s->state = EXSI_SOCK_NEW;
-    atomic_init(&s->refs, 1);
     atomic_init(&s->dev, NULL);
     exsi_list_init(&s->attach.node);
     s->attach.stats = &s->stats;
@@ -99,13 +98,13 @@ int exsi_sock_new(struct exsi_group *g, int family, int type, const exsi_options
     exsi_list_init(&s->polls);
     exsi_list_init(&s->shutdowns);
     exsi_list_init(&s->closes);
-    int rc = exsi_table_add(g->ctx, &g->ctx->sockets, s, &s->handle);
+    int rc = exsi_table_add(&g->ctx->sockets, s, &s->handle);
     if (rc < 0) {
         free(s);
         return rc;
     }
     s->attach.socket = s->handle;
-    atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
+    exsi_group_hold(g);
     exsi_list_append(&g->sockets, &s->group_node);
     *out = s;
     return 0;
@@ -113,17 +112,12 @@ int exsi_sock_new(struct exsi_group *g, int family, int type, const exsi_options
 
 struct exsi_socket *exsi_sock_get(struct exsi_ctx *ctx, uint64_t handle)
 {
-    pthread_mutex_lock(&ctx->lock);
-    struct exsi_socket *s = exsi_table_at(&ctx->sockets, handle);
-    if (s) atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
-    pthread_mutex_unlock(&ctx->lock);
-    return s;
+    return exsi_table_get(&ctx->sockets, handle);
 }
 
 void exsi_sock_put(struct exsi_socket *s)
 {
-    /* Release: what was done with the socket comes before its end; acquire: for the one who ends it. */
-    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!exsi_table_put(&s->group->ctx->sockets, s->handle)) return;
     exsi_group_put(s->group);
     free(s);
 }
@@ -136,10 +130,13 @@ void exsi_sock_retire(struct exsi_socket *s)
     exsi_timer_stop(&s->group->poller, &s->timer);
     exsi_list_unlink(&s->changed_node);
     exsi_list_unlink(&s->group_node);
+    /* Together, so that a sum over all sockets finds it in one place. */
     pthread_mutex_lock(&ctx->lock);
-    exsi_slab_give(&ctx->sockets, s->handle);
+    int rc = exsi_table_close(&ctx->sockets, s->handle);
     exsi_stats_add(&ctx->closed_stats, &s->stats);
     pthread_mutex_unlock(&ctx->lock);
+    assert(rc == 0); /* a socket is retired once */
+    (void)rc;
     exsi_sock_put(s);
 }
 
