@@ -189,6 +189,7 @@ class ShmLink:
         self.out = self.data_out = 0
         self.taken = self.data_in = 0
         self.regions: dict[int, mmap.mmap] = {}
+        self.lent: dict[int, tuple[int, mmap.mmap]] = {}  # what the other side may fill, by key: address, memory
         self.dead = False
         self.owned: list[int] = []  # descriptors to close with the link
 
@@ -256,6 +257,12 @@ class ShmLink:
         assert len(data) <= 52
         self.slot(INLINE, LAST | UNTAGGED, len(data), body=data)
 
+    def lend(self, fd: int, rkey: int, addr: int, length: int, *, offset: int = 0, keep: bool = True) -> None:
+        """Let the other side fill memory by itself."""
+        if keep:
+            self.lent[rkey] = (addr, mmap.mmap(fd, length, offset=offset))
+        send_message(self.unix, Message(LEND, rkey=rkey, addr=addr, len=length, offset=offset), [fd])
+
     # -- in
     def check_alive(self) -> None:
         if self.dead:
@@ -268,6 +275,9 @@ class ShmLink:
             self.dead = True
             return
         assert message.type in (WAKE, REGION, LEND), message
+        if message.type == LEND:
+            (fd,) = fds
+            assert fcntl.fcntl(fd, F_GET_SEALS) & SHARED_SEALS == SHARED_SEALS, "lent memory that may shrink"
         if message.type == REGION:
             (fd,) = fds
             assert fcntl.fcntl(fd, F_GET_SEALS) & PRIVATE_SEALS == PRIVATE_SEALS, "a region that may change under us"
@@ -341,6 +351,10 @@ class ShmLink:
             data += bytes(s.view[at : at + length - first])
             self.data_in += (length + 63) & ~63
             return data
+        if kind == FILLED:
+            rkey, raddr = struct.unpack_from("=IQ", raw, 12)
+            base, memory = self.lent[rkey]
+            return memory[raddr - base : raddr - base + length]
         assert kind == MAPPED, f"slot of kind {kind} was not agreed upon"
         src, region = struct.unpack_from("=QQ", raw, 32)
         while region not in self.regions:
@@ -364,6 +378,8 @@ class ShmLink:
     def close(self) -> None:
         for region in self.regions.values():
             region.close()
+        for _, memory in self.lent.values():
+            memory.close()
         self.unix.close()
         self.tcp.close()
         self.segment.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import socket
 import struct
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from collections.abc import Callable
 import pytest
 import rawpeer as rp
 import rawwire as rw
-from rawpeer import StreamPeer, TcpLink
+import trio
+import trio.testing
+from rawpeer import Agreed, StreamPeer, TcpLink
 from rawwire import Closed, Control, Frame, Hello, Terminated, word
-from scene import FILL, LINKS, Attack, Scene, as_far_as_it_goes, judge, scene, stage
+from scene import BUFFER, FILL, GUARD, LINKS, Attack, Scene, as_far_as_it_goes, judge, scene, stage
 from victim import Victim
 
+import exs
 from exs import esapi
 
 
@@ -399,3 +403,86 @@ def test_slow_peer_byte_by_byte(stream: Victim) -> None:
     stream.expect("recv")
     assert room == data
     link.close()
+
+
+# --- anything at all ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_damage(stream: Victim, seed: int) -> None:
+    """A good stream of FPDUs in which some bytes were changed, or pieces cut out: always one event each."""
+    rng = random.Random(seed)
+    fd, agreed = stream.accept(lambda to: rp.connect(to, crc=seed % 3 == 0))
+    s = stage(stream, fd, agreed, active=False)
+    link = s.link
+    assert isinstance(link, TcpLink)
+    out = bytearray()
+    link.raw = out.__iadd__  # type: ignore[method-assign, assignment]
+    for i in range(6):
+        n = rng.choice([1, 36, 200, 5000])
+        link.write(s.advert.rkey, s.advert.addr + 100 * i, b"d" * n)
+        link.send(word(0, n))
+        link.send(Control(rng.choice([rw.ACK, rw.CREDIT, rw.PING, rw.REVOKE]), id=7).encode())
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(out))
+        if rng.random() < 0.7:
+            out[at] ^= 1 << rng.randrange(8)
+        else:
+            del out[at : at + rng.randrange(1, 40)]
+
+    def act() -> None:
+        try:
+            link.sock.sendall(out)
+            link.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        link.verdict()
+
+    stream.during(act)
+    assert stream.until(lambda: stream.events.get("send")).exs_evt_errno in (errno.EPROTO, errno.ECONNRESET)
+    stream.until(lambda: stream.events.get("recv"))
+    assert s.memory[:GUARD] == bytes([FILL]) * GUARD
+    assert s.memory[GUARD + BUFFER :] == bytes([FILL]) * GUARD
+    s.peer.close()
+    stream.close(fd)
+    esapi.exs_mderegister(s.region)
+
+
+# --- other callers of the same engines --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("attack", ["control type 0", "a key that never was", "ring data that was not freed"])
+@pytest.mark.usefixtures("_warm_esapi")
+def test_attack_on_a_threaded_program(attack: str, link: str) -> None:
+    """The native thread meets the liar; the program hears of it by events alone."""
+    v = Victim(mode="thread")
+    s = scene(v, link, False)
+    v.during(lambda: as_far_as_it_goes(ATTACKS[attack], s))
+    judge(s, errno.EPROTO)
+    v.healthy()
+    v.finish()
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_trio_program_is_told(link: str) -> None:
+    (listener,) = await exs.open_listeners(0, host="127.0.0.1")
+    async with listener, trio.open_nursery() as nursery:
+        agreed: list[Agreed] = []
+
+        async def attack() -> None:
+            agreed.append(await trio.to_thread.run_sync(LINKS[link].connect, listener.address))
+            agreed[0].link.send(Control(rw.CREDIT).encode())
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            agreed[0].link.send(b"nonsense")
+
+        nursery.start_soon(attack)
+        async with await listener.accept() as stream:
+            with pytest.raises(trio.BrokenResourceError) as broken:
+                await stream.receive_some()
+            assert isinstance(broken.value.__cause__, exs.ProtocolError)
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.send_all(b"more")
+            with pytest.raises(exs.ProtocolError, match="48 bytes"):
+                await stream.socket.recv(10)
+    agreed[0].link.close()

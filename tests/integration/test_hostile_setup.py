@@ -195,3 +195,28 @@ def test_server_that_never_answers(stream: Victim, configure: Callable[..., None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stream.begin_connect(listener.getsockname(), "connect")
         stream.expect("connect", errno.ETIMEDOUT)
+
+
+@pytest.mark.parametrize("noise", ["http", "zeros", "random"])
+def test_noise_behind_a_good_reply(stream: Victim, noise: str) -> None:
+    """The connection came up, and breaks with the first FPDU."""
+
+    def act(listener: socket.socket) -> socket.socket:
+        sock, request = rp.greet(listener)
+        private = Hello(cookie=Hello.decode(request.private[:56]).cookie).encode()
+        sock.sendall(Frame(reply=True, private=private).encode() + NOISE[noise])
+        return sock
+
+    fd, sock = stream.connect(act)
+    with sock:
+        stream.until(lambda: refused(stream, fd))
+
+
+def refused(v: Victim, fd: int) -> bool:
+    """A send is refused, for what the peer did."""
+    try:
+        v.serial += 1
+        v.send(fd, b"x", f"probe {v.serial}")
+    except OSError as problem:
+        return problem.errno == errno.EPROTO
+    return False

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Callable
 
 import pytest
 import rawshm as rs
 import rawwire as rw
+from rawpeer import StreamPeer
 from rawshm import ShmLink
 from rawwire import Control, word
-from scene import FILL, GUARD, Attack, Scene, as_far_as_it_goes, judge, scene
+from scene import BUFFER, FILL, GUARD, Attack, Scene, as_far_as_it_goes, judge, scene
 from victim import Victim
 
-from exs import esapi
+from exs import MemoryRegion, esapi
 
 
 def slot(kind: int, flags: int, length: int = 0, **fields: int) -> Attack:
@@ -215,4 +217,131 @@ def test_source_that_was_withdrawn_is_not_taken(stream: Victim) -> None:
     stream.expect("recv", errno.ECONNRESET)
     assert s.memory == bytes([FILL]) * len(s.memory)
     s.peer.close()
+    esapi.exs_mderegister(s.region)
+
+
+# --- memory that the peer lends ------------------------------------------------------------------------------
+
+RING = 65536
+
+LENT: dict[str, tuple[int, int, int]] = {  # seals, bytes of the file, offset
+    "as it must be": (rs.SHARED_SEALS, RING, 0),
+    "in the middle of a file": (rs.SHARED_SEALS, RING + 8192, 8192),
+    "no seals": (0, RING, 0),
+    "may shrink": (rs.SEAL_GROW, RING, 0),
+    "too short": (rs.SHARED_SEALS, RING - 4096, 0),
+    "empty": (rs.SHARED_SEALS, 0, 0),
+    "offset behind the end": (rs.SHARED_SEALS, RING, 1 << 30),
+    "offset that wraps": (rs.SHARED_SEALS, RING, (1 << 64) - 4096),
+    "may not be written": (rs.SHARED_SEALS | rs.SEAL_WRITE, RING, 0),
+}
+
+
+@pytest.mark.parametrize("what", LENT)
+def test_memory_that_is_lent(stream: Victim, what: str) -> None:
+    """We fill it if it is safe to; if not, the bytes go another way, and nothing is touched that could vanish."""
+    fd, agreed = stream.accept(rs.connect)
+    link = agreed.link
+    assert isinstance(link, ShmLink)
+    seals, size, offset = LENT[what]
+    good = seals == rs.SHARED_SEALS and offset + RING <= size
+    file = rs.memfd(size, seals)
+    link.owned.append(file)
+    link.lend(file, agreed.mine.ring_rkey, agreed.mine.ring_addr, RING, offset=offset, keep=good)
+    peer = stream.during(lambda: StreamPeer(agreed))
+    if good:
+        base, memory = link.lent[agreed.mine.ring_rkey]
+        link.memory.regions[agreed.mine.ring_rkey].data = memory  # type: ignore[assignment]
+        assert base == agreed.mine.ring_addr
+    stream.drain(0.01)
+    data = os.urandom(150_000)
+    stream.send(fd, data, "send")
+    assert stream.during(lambda: peer.receive(len(data))) == data
+    stream.expect("send")
+    stream.during(lambda: peer.send(data[:1000]))
+    room = bytearray(1000)
+    stream.recv(fd, room, "recv", esapi.MSG_WAITALL)
+    stream.expect("recv")
+    assert room == data[:1000]
+    peer.close()
+
+
+@pytest.mark.parametrize("n", [5, 100])
+def test_more_lent_than_is_remembered(stream: Victim, n: int) -> None:
+    fd, agreed = stream.accept(rs.connect)
+    link = agreed.link
+    assert isinstance(link, ShmLink)
+    file = rs.memfd(8192, rs.SHARED_SEALS)
+    link.owned.append(file)
+
+    def act() -> None:
+        for i in range(n):
+            link.lend(file, 1000 + i, 1 << 40, 8192, keep=False)
+
+    stream.during(act)
+    peer = stream.during(lambda: StreamPeer(agreed))
+    stream.send(fd, b"fine", "send")
+    assert stream.during(lambda: peer.receive(4)) == b"fine"
+    stream.expect("send")
+    peer.close()
+
+
+def test_what_we_pass_cannot_be_changed_by_the_peer(stream: Victim) -> None:
+    """Our segment, page and regions keep their size, and what is ours alone cannot be written."""
+    fd, agreed = stream.accept(rs.connect)
+    link = agreed.link
+    assert isinstance(link, ShmLink)
+    segment, page = link.owned[0], link.owned[1]
+    for file in (segment, page):
+        for size in (0, 1 << 30):
+            with pytest.raises(PermissionError):
+                os.ftruncate(file, size)
+    with pytest.raises(OSError):
+        os.pwrite(page, b"x", 0)
+    with pytest.raises(OSError):
+        rs.mmap.mmap(page, 4096)
+    peer = stream.during(lambda: StreamPeer(agreed))
+    with MemoryRegion.allocate(100_000) as region:
+        region.view[:] = b"r" * 100_000
+        mh = esapi.exs_mregister(region, esapi.EXS_ACCESS_READ)
+        stream.during(lambda: peer.post(100_000))
+        stream.drain(0.02)
+        stream.send(fd, region, "send", 0, mh)
+        assert stream.during(peer.receive_direct) == b"r" * 100_000  # the link looks at the seals of what it maps
+        stream.expect("send")
+        esapi.exs_mderegister(mh)
+    peer.close()
+
+
+# --- anything at all ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_slots(stream: Victim, seed: int) -> None:
+    """Slots and messages of random content, near to the truth: an error or none, but always one event each."""
+    rng = random.Random(seed)
+    s = scene(stream, "shm", seed % 2 == 1)
+    link = s.link
+    assert isinstance(link, ShmLink)
+    addresses = [s.ring.ring_addr, s.advert.addr, s.advert.addr + s.advert.len, 0, (1 << 64) - 8]
+    keys = [s.ring.ring_rkey, s.advert.rkey, 0, rng.getrandbits(32)]
+    lengths = [0, 4, 36, 48, 52, 64, 1000, 8192, rng.getrandbits(32)]
+
+    def act() -> None:
+        for _ in range(rng.randrange(1, 12)):
+            if rng.random() < 0.1:
+                rs.send_message(link.unix, rs.Message(rng.randrange(7), id=rng.randrange(3), len=4096))
+            link.slot(
+                rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 7, 8]), rng.randrange(16), rng.choice(lengths),
+                rkey=rng.choice(keys), raddr=(rng.choice(addresses) + rng.choice([0, 0, 1, 4096])) % (1 << 64),
+                word=rng.choice([1 << 30 | 10, 10, rng.getrandbits(32)]), body=rng.randbytes(28),
+            )  # fmt: skip
+
+    stream.during(lambda: as_far_as_it_goes(lambda _: act(), s))
+    s.peer.close()
+    stream.until(lambda: stream.events.get("send"))
+    stream.until(lambda: stream.events.get("recv"))
+    assert s.memory[:GUARD] == bytes([FILL]) * GUARD
+    assert s.memory[GUARD + BUFFER :] == bytes([FILL]) * GUARD
+    stream.close(s.fd)
     esapi.exs_mderegister(s.region)
