@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* The face of the core towards Python (and towards esapi.c): context first, handles for everything,
- * 0 or a count or -errno as result.  Only exsi_eq_wait may block, and it alone runs without any lock
- * of the caller.  Every call may come from any thread.
+ * 0 or a count or -errno as result.  Only exsi_eq_wait may block (and exsi_group_free for a moment).
+ * Every call may come from any thread.
  *
  * A post (exsi_send, exsi_recv, exsi_connect ...) returns
  *     0          accepted: exactly one event with this cookie will come to the queue,
@@ -28,10 +28,14 @@ typedef struct {
 
 /* --- context and groups ----------------------------------------------------------------------- */
 int exsi_open(exsi_ctx **out);
+/* Frees all groups as exsi_group_free, then everything.  No other thread is inside a call. */
 void exsi_close(exsi_ctx *ctx);
-int exsi_forked(exsi_ctx *ctx);                                   /* 1 in a forked child */
-int exsi_group_new(exsi_ctx *ctx, int threaded, uint64_t *group); /* threaded: the one such group */
-int exsi_group_free(exsi_ctx *ctx, uint64_t group);               /* aborts what is open in it */
+int exsi_forked(exsi_ctx *ctx); /* 1 in a forked child */
+/* threaded: the one such group of the context, made with its thread at the first call. */
+int exsi_group_new(exsi_ctx *ctx, int threaded, uint64_t *group);
+/* Aborts what is open in it.  What was closed in order gets up to a quarter of a second to reach its peer:
+ * the one call beside exsi_eq_wait that may wait. */
+int exsi_group_free(exsi_ctx *ctx, uint64_t group);
 int exsi_log_drain(exsi_ctx *ctx, struct exsi_log_record *out, int max);
 void exsi_log_threshold(exsi_ctx *ctx, int level);
 
