@@ -402,15 +402,20 @@ class Pump:
             return await self._park(parked, sock, keep, direction) if code == 0 else event
 
     @protected
-    async def close(self, sock: int) -> None:
+    async def close(self, sock: int, *, idle: bool) -> None:
         """Close a socket and wait until it is closed.
 
-        *Cancellation:* the socket is closed at once instead of in order, then ``Cancelled`` is raised.
+        Args:
+            sock: Its handle.
+            idle: Nothing is in flight on it.
+
+        *Cancellation:* an idle socket is closed in order if that takes no wait: trio closes so what a handler left
+        open, and what it had sent must not be lost.  Else it is closed at once.  Then ``Cancelled`` is raised.
         """
-        cancelled = trio.current_effective_deadline() == float("-inf")
+        abort = not idle and trio.current_effective_deadline() == float("-inf")
         self.make_room(1)
         parked = Parked(self)
-        code = self.caller.close(sock, cancelled, parked.cookie, self.eq)
+        code = self.caller.close(sock, abort, parked.cookie, self.eq)
         if code != 0:
             ops.remove(parked.cookie)
             await checkpoint()

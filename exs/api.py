@@ -542,7 +542,8 @@ class Socket:
     async def aclose(self) -> None:
         """Close in order: what was accepted goes out, then the end mark; returns when the device has it all.
 
-        *Cancellation:* the socket is closed at once instead; peers see a broken connection.
+        *Cancellation:* the socket is closed in any case, and without waiting.  If nothing was in flight and the device
+        takes the end mark at once, in order; else the connection is ended, and the peer sees it broken.
 
         *Source:* ES-API, ``exs_close``.
         """
@@ -550,9 +551,9 @@ class Socket:
             await checkpoint()
             return
         self._pump.check()
-        self._shut()
+        idle = self._shut()
         try:
-            await self._pump.close(self._handle)
+            await self._pump.close(self._handle, idle=idle)
         finally:
             self._pump.freed(self._handle)
 
@@ -569,16 +570,19 @@ class Socket:
         self._pump.context.abandon(self._handle)
         return True
 
-    def _shut(self) -> None:
-        """Refuse new operations, and remember what may still be asked."""
+    def _shut(self) -> bool:
+        """Refuse new operations, and remember what may still be asked; whether no operation is in flight."""
         ctx = self._pump.context
+        idle = False
         try:
             info = ctx.query(self._handle)
+            idle = info.ops_in_flight == 0
             self._last = _statistics.of_socket(ctx, self._handle, self._copied), info.device, info.path
         except OSError:
             pass  # dead already: a fork, or the process ends
         self._closed = True
         self._pump.sockets.pop(self._handle, None)
+        return idle
 
     async def __aenter__(self) -> Self:
         """The socket itself; no checkpoint, since what is raised here would leave it open."""

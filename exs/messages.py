@@ -127,7 +127,7 @@ class MessageChannel(Channel["Buffer"]):
     async def aclose(self) -> None:
         """Close in order: what was sent still reaches the peer.
 
-        *Cancellation:* the connection is ended at once instead.
+        *Cancellation:* it is closed in any case, and without waiting; see :meth:`exs.Socket.aclose`.
         """
         try:
             await self.socket.aclose()

@@ -180,7 +180,7 @@ class SocketStream(HalfCloseableStream):
     async def aclose(self) -> None:
         """Close in order: what was sent still reaches the peer.
 
-        *Cancellation:* the connection is ended at once instead.
+        *Cancellation:* it is closed in any case, and without waiting; see :meth:`exs.Socket.aclose`.
         """
         await self.socket.aclose()
 

@@ -303,20 +303,47 @@ async def test_aclose_of_a_region_waits_and_its_cancel_leaves_the_memory_valid(o
         assert region.in_use == 0
 
 
-async def test_a_cancelled_aclose_closes(options: exs.Options) -> None:
+async def test_a_cancelled_aclose_with_an_operation_in_flight_breaks_the_connection(options: exs.Options) -> None:
     for make in (stream_pair, message_pair):
         a, b = await make(options)
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await a.aclose()
-        assert scope.cancelled_caught
+
+        async def receive(sock: exs.Socket = a.socket) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await sock.recv(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await a.aclose()
+            assert scope.cancelled_caught
         with pytest.raises(trio.ClosedResourceError):
             await a.socket.send(b"x")
         with pytest.raises(exs.Error) as caught:
-            while True:
-                await b.socket.recv(10)
+            await b.socket.recv(10)
         assert caught.value.errno == errno.ECONNRESET
         await trio.aclose_forcefully(b)
+
+
+async def test_a_cancelled_aclose_of_an_idle_stream_loses_nothing_of_what_was_sent(options: exs.Options) -> None:
+    """A handler of trio.serve_listeners need not close its stream: trio does it, in a cancelled scope."""
+    data = os.urandom(200_000)
+
+    async def handler(stream: exs.SocketStream) -> None:
+        await stream.send_all(data)
+
+    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handler, [listener])
+        for _ in range(5):
+            async with await exs.open_stream("127.0.0.1", listener.address[1], options=options) as stream:
+                got = bytearray()
+                async for part in stream:
+                    got += part
+                    await trio.sleep(0)
+            assert got == data
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_aclose_that_waits_is_made_an_abort(clogged: Streams) -> None:
