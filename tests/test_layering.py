@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
 
 # Left may not include right.  A name is a folder below native/, or a file of its own.
-ORDER = ["include", "base", "wire", "device", "core", "engine", "sock", "api.h", "api.c", "esapi.c"]
+ORDER = ["include", "base", "wire", "device", "core", "engine", "sock", "api", "esapi"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 def layer_of(path: str) -> str:
     top = path.split("/", 1)[0]
-    return {"exs.h": "include", "exs.csrc.c": "esapi.c"}.get(top, top)
+    return {"exs.h": "include", "exs.csrc.c": "esapi"}.get(top, top)
 
 
 def sources() -> list[Path]:

@@ -21,9 +21,9 @@
 #ifndef EXSI_SOCK_H
 #define EXSI_SOCK_H
 
-#include "api.h"
 #include "core/endpoint.h"
 #include "engine/engine.h"
+#include "sock/types.h"
 
 struct exsi_socket {
     struct exsi_attach attach;     /* first: changed() finds the socket from it */

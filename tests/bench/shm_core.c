@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "api.h"
+#include "api/api.h"
 #include "core/mr.h"
 #include "core/op.h"
 

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "api.h"
+#include "api/api.h"
 #include "core/mr.h"
 #include "core/op.h"
 #include "tap.h"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""exs.cdef.h is what Python sees of api.h, and _exs.pyi what type checkers see of exs.cdef.h: the three say the same.
+"""exs.cdef.h is what Python sees of api/api.h, and _exs.pyi what type checkers see of exs.cdef.h: the three say the same.
 
 Layouts and constants are checked by the C compiler when the module is built.
 """
@@ -15,7 +15,7 @@ import pytest
 from exs import _native
 
 ROOT = Path(__file__).resolve().parents[2]
-API = (ROOT / "native/api.h").read_text()
+API = (ROOT / "native/sock/types.h").read_text() + (ROOT / "native/api/api.h").read_text()
 CDEF = (ROOT / "native/exs.cdef.h").read_text()
 STUB = ast.parse((ROOT / "exs/_exs.pyi").read_text())
 

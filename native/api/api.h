@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The face of the core towards Python (and towards esapi.c): context first, handles for everything,
+/* The face of the core towards Python (and towards esapi/): context first, handles for everything,
  * 0 or a count or -errno as result.  Only exsi_eq_wait may block (and exsi_group_free for a moment).
  * Every call may come from any thread.
  *
@@ -14,17 +14,7 @@
 #ifndef EXSI_API_H
 #define EXSI_API_H
 
-#include "core/eq.h"
-
-typedef struct exsi_ctx exsi_ctx;
-typedef struct exsi_event exsi_event;
-typedef struct exsi_log_record exsi_log_record;
-
-typedef struct {
-    exsi_event event; /* valid when the post returned 1 */
-    uint64_t op;      /* handle for exsi_cancel; valid when it returned 0 */
-    uint32_t pending; /* events that now lie in the queue: drain, no signal was sent for them */
-} exsi_posted;
+#include "sock/types.h"
 
 /* --- context and groups ----------------------------------------------------------------------- */
 int exsi_open(exsi_ctx **out);
@@ -75,19 +65,10 @@ int exsi_eq_kick(exsi_ctx *ctx, uint64_t eq);
 /* Wait for at least `least` events, at most timeout_us (negative: no limit); wait: enum exsi_wait.
  * Returns how many (maybe fewer on time-out), -EINTR if a signal came and none was there, -EBADF if
  * the queue was freed meanwhile. */
-enum exsi_wait { EXSI_WAIT_ADAPTIVE, EXSI_WAIT_NOTIFY, EXSI_WAIT_BUSY };
 int exsi_eq_wait(exsi_ctx *ctx, uint64_t eq, exsi_event *out, int max, int least, int64_t timeout_us, int wait,
                  uint32_t spin_us);
 
 /* --- sockets --------------------------------------------------------------------------------------- */
-typedef struct {
-    char device[16];                           /* "auto", "soft", "verbs" */
-    uint32_t path;                             /* enum exsi_path */
-    uint32_t ring_bytes, max_adverts, max_ops; /* max_ops: per direction in flight (queue_depth) */
-    uint32_t keepalive_ms, close_timeout_ms, connect_timeout_ms;
-    uint32_t direct_threshold, direct_hold_us;
-    uint8_t strict_keys, crc, strict_size, reuse_address, reuse_port, v6_only;
-} exsi_options;
 void exsi_options_default(exsi_options *out);
 
 /* type: SOCK_STREAM or SOCK_SEQPACKET; family AF_INET or AF_INET6. */
@@ -97,24 +78,6 @@ int exsi_listen(exsi_ctx *ctx, uint64_t sock, int backlog);
 int exsi_sockname(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len);
 int exsi_peername(exsi_ctx *ctx, uint64_t sock, void *addr, uint32_t *len);
 
-typedef struct {
-    int32_t state; /* enum exsi_socket_state */
-    int32_t error; /* first error of the connection, positive */
-    int32_t family, type;
-    char device[16], path[16];
-    char reason[160]; /* of the error, in words; may be empty */
-    uint8_t readable, writable, peer_fin, send_shut;
-    uint32_t ops_in_flight;
-} exsi_socket_info;
-enum exsi_socket_state {
-    EXSI_SOCK_NEW,
-    EXSI_SOCK_LISTENING,
-    EXSI_SOCK_CONNECTING,
-    EXSI_SOCK_CONNECTED,
-    EXSI_SOCK_CLOSING,
-    EXSI_SOCK_DEAD, /* connection over, not closed */
-    EXSI_SOCK_CLOSED,
-};
 int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out);
 
 /* One counter per name of EXSI_STATS_FIELDS, in that order; returns how many.  sock 0: the process. */
@@ -129,20 +92,12 @@ int exsi_accept(exsi_ctx *ctx, uint64_t sock, uint64_t cookie, uint64_t eq, exsi
 
 /* mr 0: not registered.  A send of at most EXSI_COPY_MAX is copied then, all else is registered for the
  * call.  Such memory is taken to be no file that could shrink; FRAGILE: it may be, LOOK: find out. */
-#define EXSI_COPY_MAX     4096
-#define EXSI_FLAG_FRAGILE 0x100
-#define EXSI_FLAG_LOOK    0x200
 int exsi_send(exsi_ctx *ctx, uint64_t sock, const void *buf, size_t len, uint32_t flags, uint64_t mr, uint64_t cookie,
               uint64_t eq, exsi_posted *out);
 /* With DONTWAIT: what is there now is copied, out->event.value says how much (returns 1), else -EAGAIN. */
 int exsi_recv(exsi_ctx *ctx, uint64_t sock, void *buf, size_t len, uint32_t flags, uint64_t mr, uint64_t cookie,
               uint64_t eq, exsi_posted *out);
 
-typedef struct {
-    void *base;
-    size_t len;
-    uint64_t mr;
-} exsi_piece;
 int exsi_sendmsg(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,
                  uint64_t eq, exsi_posted *out);
 int exsi_recvmsg(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,

@@ -3,7 +3,7 @@
  *
  * This is the one place of the library with process-wide state, because the standard's calls carry no
  * context.  After fork the child finds its parent's state dead (EINVAL) until it calls exs_init. */
-#include "esapi_state.h"
+#include "esapi/state.h"
 
 #include <fcntl.h>
 #include <stdarg.h>

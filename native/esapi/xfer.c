@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* The literal ES-API: send and receive, of one buffer or a vector. */
-#include "esapi_state.h"
+#include "esapi/state.h"
 
 #include <limits.h>
 #include <stdlib.h>

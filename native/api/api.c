@@ -4,7 +4,7 @@
  * Every call on a socket has the same frame: enter (not forked, handles found and held by a reference,
  * group locked), the call, leave (settle what it set off, unlock, drop the references).  An operation
  * that ended in between is handed back by the call itself if the caller asked for that (out). */
-#include "api.h"
+#include "api/api.h"
 
 #include <stdio.h>
 #include <stdlib.h>

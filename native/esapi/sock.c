@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* The literal ES-API: sockets, from name to close.  A descriptor's core socket is made at the first call
  * that needs it, so that options can be set before, as with the system's sockets. */
-#include "esapi_state.h"
+#include "esapi/state.h"
 
 #include <fcntl.h>
 #include <netinet/tcp.h>

@@ -5,7 +5,7 @@
  * STREAM: two staging buffers, one being read while the other is on its way.  SEQPACKET: the pieces are one
  * message, so all of it is gathered first.  While a transfer runs, the sending direction of its socket is
  * its own, or what others send would land in the middle of it. */
-#include "esapi_state.h"
+#include "esapi/state.h"
 
 #include <limits.h>
 #include <signal.h>

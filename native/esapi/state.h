@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* What the files of the literal ES-API share: the process's one context and its tables.
  *   esapi.c       the state itself, exs_init, memory, queues
- *   esapi_sock.c  sockets: names, options, connect, accept, poll, cancel, shutdown, close
- *   esapi_xfer.c  send, recv, sendmsg, recvmsg
- *   esapi_file.c  sendfile
+ *   sock.c  sockets: names, options, connect, accept, poll, cancel, shutdown, close
+ *   xfer.c  send, recv, sendmsg, recvmsg
+ *   file.c  sendfile
  *
  * Only these files set errno; inside they use -errno like the rest.  es_lock guards the tables and is
  * never held across a call that waits.
@@ -14,7 +14,7 @@
 #ifndef EXSI_ESAPI_STATE_H
 #define EXSI_ESAPI_STATE_H
 
-#include "api.h"
+#include "api/api.h"
 #include "core/mr.h"
 #include "core/op.h"
 
@@ -84,7 +84,7 @@ void es_private_put(exsi_ctx *ctx, uint64_t eq);
  * signal comes: then -EINTR, if it could still be withdrawn. */
 EXSI_MUST_CHECK int es_await(exsi_ctx *ctx, uint64_t eq, uint64_t sock, int rc, exsi_posted *posted);
 
-/* --- one call with one record (esapi_sock.c) ------------------------------------------------------------ */
+/* --- one call with one record (sock.c) ------------------------------------------------------------ */
 struct es_post {
     exsi_ctx *ctx;
     uint64_t sock, eq, cookie;
@@ -118,11 +118,11 @@ static inline int es_return(int rc)
 
 /* --- across files ------------------------------------------------------------------------------------ */
 void es_fill_event(exsi_ctx *ctx, const exsi_event *ev, exs_event_t *out);
-/* esapi_sock.c: what the event of these kinds says beyond its length. */
+/* sock.c: what the event of these kinds says beyond its length. */
 void es_fill_accept(exsi_ctx *ctx, const struct es_record *r, const exsi_event *ev, exs_event_t *out);
 void es_fill_poll(exsi_ctx *ctx, const struct es_record *r, const exsi_event *ev, exs_event_t *out);
 int es_event_flags(const exsi_event *ev);
-/* esapi_file.c */
+/* file.c */
 void es_file_cancel(struct es_file *file);
 void es_file_reap(struct es_file *file);
 
