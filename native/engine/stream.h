@@ -17,7 +17,9 @@ struct exsi_stream {
     uint32_t peer_rkey, peer_len; /* rkey 0: not told yet */
     uint32_t put;                 /* isent mod peer_len */
     struct exsi_timer hold;       /* a large send waits a moment for an advertisement */
-    bool advert_seen;             /* one came since the last wait was in vain */
+    bool advert_seen;             /* one came since the last wait was in vain, or was left out */
+    uint8_t holds_in_vain;        /* one behind the other */
+    uint8_t holds_to_skip;
 
     /* From the peer: our ring. */
     uint64_t iarr, icop;

@@ -6,6 +6,8 @@
  * isent - ifreed never exceeds the peer's ring. */
 #include "engine/stream.h"
 
+#define MOST_IN_VAIN 7
+
 /* The match rule.  isent never falls, so what is void stays void. */
 static bool is_void(const struct exsi_stream *s, const struct exsi_advert *a)
 {
@@ -68,12 +70,19 @@ static bool send_indirect(struct exsi_stream *s, struct exsi_op *op, const uint8
     return true;
 }
 
-/* A large send that was served directly a moment ago may wait for the next advertisement. */
+/* A large send whose peer has advertised may wait for the next advertisement: a sender that is ahead by a moment would
+ * fill the ring, and every ADVERT after that comes too late.  Once in vain for each time that the peer advertised, and
+ * ever more rarely with a peer that asks for its data in another way: 2, 4 ... 64 times are left out then. */
 static bool hold(struct exsi_stream *s, const struct exsi_op *op)
 {
     const struct exsi_engine_config *cfg = &s->f.cfg;
     if (!cfg->direct_hold_us || !s->advert_seen || op->len - op->e.send.posted < cfg->direct_threshold) return false;
     if (exsi_timer_running(&s->hold)) return true;
+    if (s->holds_to_skip) {
+        s->holds_to_skip--;
+        s->advert_seen = false;
+        return false;
+    }
     return exsi_timer_start(&s->f.ep->group->poller, &s->hold, (uint64_t)cfg->direct_hold_us * 1000) == 0;
 }
 
@@ -81,6 +90,8 @@ void exsi_stream_hold_over(struct exsi_timer *t)
 {
     struct exsi_stream *s = exsi_container_of(t, struct exsi_stream, hold);
     s->advert_seen = false;
+    if (s->holds_in_vain < MOST_IN_VAIN) s->holds_in_vain++;
+    s->holds_to_skip = s->holds_in_vain > 1 ? (uint8_t)(1u << (s->holds_in_vain - 1)) : 0;
     exsi_stream_pump(s);
 }
 
@@ -137,6 +148,7 @@ void exsi_stream_advert(struct exsi_stream *s, const struct exsi_control *c)
     if (!exsi_flow_advert_add(f, c)) return;
     drop_void(s);
     s->advert_seen = true;
+    if (exsi_timer_running(&s->hold)) s->holds_in_vain = 0;
     exsi_timer_stop(&f->ep->group->poller, &s->hold);
 }
 

@@ -464,6 +464,26 @@ static void test_credits(void)
     stop();
 }
 
+/* A receive that is advertised, a send of twice its length: did the rest wait?  The peer takes it from the ring. */
+static bool hold_in_vain(uint32_t cookie)
+{
+    uint64_t before = COUNT(1, bytes_indirect);
+    must(recv_at(0, 1000, 0, cookie) == 0);
+    pair_run(&p);
+    must(send_at(0, 2000, 0, cookie + 1) == 0);
+    pair_run(&p);
+    bool held = COUNT(1, bytes_indirect) == before;
+    if (held) {
+        usleep(6000);
+        exsi_poller_run(&p.group->poller);
+        pair_run(&p);
+    }
+    must(recv_at(0, 1000, 0, cookie + 2) == 0);
+    pair_run(&p);
+    must(pair_expect(&p, 1, cookie, 0, 1000) == DIRECT && pair_expect(&p, 1, cookie + 2, 0, 1000) == INDIRECT);
+    return held;
+}
+
 static void test_hold(void)
 {
     cfg[0].direct_hold_us = 5000;
@@ -483,6 +503,12 @@ static void test_hold(void)
     exsi_poller_run(&p.group->poller);
     pair_run(&p);
     ok(COUNT(1, bytes_indirect) == 500, "but not for ever");
+    must(recv_at(0, 1000, 0, 3) == 0);
+    ok(pair_expect(&p, 1, 3, 0, 500) == INDIRECT, "what was sent through the ring arrives");
+    /* The one above was in vain; so is the first here, and then two are left out. */
+    bool held[5];
+    for (uint32_t i = 0; i < 5; i++) held[i] = hold_in_vain(20 + 10 * i);
+    ok(held[0] && !held[1] && !held[2] && held[3] && !held[4], "waits in vain become rare");
     stop();
 }
 
