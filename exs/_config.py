@@ -67,7 +67,7 @@ class Options:
     direct_threshold: int | None = None
     """Bytes from which a receive is advertised, and a send may wait for an advertisement. Default 64 KiB."""
     direct_hold_us: int | None = None
-    """Microseconds that it may wait for one. Default 200; 0 never waits."""
+    """Microseconds that it may wait for one. Default 50; 0 never waits."""
     crc: bool | None = None
     """Ask for a checksum on the wire, path tcp. Default ``False``."""
     strict_size: bool | None = None
@@ -99,7 +99,7 @@ class Settings:
     connect_timeout: float = 30.0
     strict_keys: bool = False
     direct_threshold: int = 64 * KIB
-    direct_hold_us: int = 200
+    direct_hold_us: int = 50
     crc: bool = False
     strict_size: bool = False
 

@@ -308,7 +308,7 @@ void exsi_options_default(exsi_options *out)
         .close_timeout_ms = 5000,
         .connect_timeout_ms = 20000,
         .direct_threshold = 64u << 10,
-        .direct_hold_us = 200,
+        .direct_hold_us = 50,
     };
 }
 
