@@ -28,10 +28,13 @@ def slot(kind: int, flags: int, length: int = 0, **fields: int) -> Attack:
     return act
 
 
-def in_ring(flags: int, length: int) -> Attack:
+def in_ring(flags: int, length: int | None) -> Attack:
+    """Out of the ring of bytes, with a good key; no length: twice what that ring holds."""
+
     def act(s: Scene) -> None:
         assert isinstance(s.link, ShmLink)
-        s.link.slot(rs.IN_RING, flags, length, rkey=s.ring.ring_rkey, raddr=s.ring.ring_addr)
+        n = 2 * s.link.segment.data_bytes if length is None else length
+        s.link.slot(rs.IN_RING, flags, n, rkey=s.ring.ring_rkey, raddr=s.ring.ring_addr)
 
     return act
 
@@ -115,6 +118,10 @@ SHM: dict[str, Attack] = {
     "kind 255": slot(255, 255),
     "53 bytes in a slot": slot(rs.INLINE, rs.LAST | rs.UNTAGGED, 53),
     "37 bytes in a slot": slot(rs.INLINE, rs.LAST, 37),
+    "37 bytes in a slot, where they may go": lambda s: s.link.slot(  # type: ignore[union-attr]
+        rs.INLINE, rs.LAST, 37, rkey=s.ring.ring_rkey, raddr=s.ring.ring_addr
+    ),
+    "twice the ring, where it may go": in_ring(rs.LAST, None),
     "4 GiB in a slot": slot(rs.INLINE, rs.LAST, 0xFFFFFFFF),
     "4 GiB in the ring": in_ring(rs.LAST, 0xFFFFFFFF),
     "more than the ring": in_ring(rs.LAST, 1 << 24),
