@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""exs.cdef.h is what Python sees of api/api.h, and _exs.pyi what type checkers see of exs.cdef.h: the three say the same.
+"""exs.cdef.h is what Python sees of api/api.h, and _exs.pyi what checkers see of exs.cdef.h: the three say the same.
 
 Layouts and constants are checked by the C compiler when the module is built.
 """
