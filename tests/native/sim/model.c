@@ -117,6 +117,7 @@ void model_cancel(struct model *m, int side, bool recv, uint32_t slot)
 static void deliver(struct model *m, int side, const uint8_t *at, uint32_t len)
 {
     struct direction *d = &m->dir[1 - side];
+    if (len == 0) return; /* an empty delivery has no memory on either side */
     if (d->log_len + len > d->log_cap) {
         d->log_cap = 2 * (d->log_len + len) + 4096;
         d->log = realloc(d->log, d->log_cap);
