@@ -91,7 +91,8 @@ void exsi_stream_hold_over(struct exsi_timer *t)
     struct exsi_stream *s = exsi_container_of(t, struct exsi_stream, hold);
     s->advert_seen = false;
     if (s->holds_in_vain < MOST_IN_VAIN) s->holds_in_vain++;
-    s->holds_to_skip = s->holds_in_vain > 1 ? (uint8_t)(1u << (s->holds_in_vain - 1)) : 0;
+    s->holds_to_skip = (uint8_t)(1u << (s->holds_in_vain - 1));
+    if (s->holds_in_vain == 1) s->holds_to_skip = 0;
     exsi_stream_pump(s);
 }
 
