@@ -458,7 +458,7 @@ static void other_process(int (*become)(void), const char *what, bool want_shm, 
     close(down[0]);
     fresh();
     if (read(up[0], &request, sizeof request) != (ssize_t)sizeof request) {
-        ok(true, "%s # SKIP not possible here", what);
+        ok(true, "%s # SKIP needs root, or user namespaces", what);
     } else {
         struct soft_shm *ps = answer(EXSI_PATH_AUTO);
         char c = ps ? 1 : 0;

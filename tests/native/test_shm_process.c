@@ -310,7 +310,7 @@ static void no_right(void)
     }
     int end = end_of(pid);
     if (end == 77)
-        ok(true, "a peer that may not be read any more # SKIP cannot become another user");
+        ok(true, "a peer that may not be read any more # SKIP needs root, to become another user");
     else
         ok(end == 0, "a peer that may not be read any more ends its connection");
 }

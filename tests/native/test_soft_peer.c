@@ -397,7 +397,8 @@ static bool loopback(short flags)
 /* In a network of its own whose only link goes down: what a dead host looks like.  0, or what failed. */
 static int dead_host(struct pair *p)
 {
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0 || !loopback(IFF_UP)) return 77;
+    /* A user namespace only where it takes one: it cannot be made beside the thread of a sanitizer. */
+    if (unshare(geteuid() == 0 ? CLONE_NEWNET : CLONE_NEWUSER | CLONE_NEWNET) < 0 || !loopback(IFF_UP)) return 77;
     pair_open(p);
     pair_listen(p, "127.0.0.1", &watchful);
     struct mem out = mem_new(p, 4096, 0), in = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
@@ -421,7 +422,7 @@ static void test_dead_host(void)
     if (child == 0) _exit(dead_host(&pair));
     must(waitpid(child, &status, 0) == child);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
-        ok(true, "a dead host is noticed # SKIP no network namespaces here");
+        ok(true, "a dead host is noticed # SKIP needs root, or user namespaces");
     else
         ok(status == 0, "a dead host is ETIMEDOUT for who sends and for who waits (%d)", status);
 }
