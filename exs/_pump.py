@@ -25,6 +25,7 @@ import contextlib
 import errno
 import sys
 import threading
+import time
 import types
 import warnings
 import weakref
@@ -70,6 +71,7 @@ BATCH = 64
 IDLE_PASSES = 16
 BUSY_SPIN_US = 1000
 SCRATCH = 65536
+LOG_S = 1.0
 
 SENDING = 1
 RECEIVING = 2
@@ -260,7 +262,7 @@ class Pump:
         self.busy: bool = False
         self.ended: bool = False
         self._spare: Parked | None = None
-        self._idle = 0
+        self._log_due = 0.0
         self._instrument = _Looks(self)
         trio.lowlevel.add_instrument(self._instrument)
         trio.lowlevel.spawn_system_task(self._run, name="exs pump")
@@ -470,12 +472,17 @@ class Pump:
             self._dispatch(events)
         if events or (self.busy and self.in_flight):
             self.queue.kick()
+        now = time.monotonic()
+        if now >= self._log_due:
+            self._drain_log(now)
 
     def _dispatch(self, events: list[RawEvent]) -> None:
         self.in_flight -= len(events)
         get = ops.get
         fresh: list[Inbox] = []
+        failed = False
         for event in events:
+            failed |= event[3] != 0
             owner = get(event[0])
             if type(owner) is Inbox:
                 owner.events.append(event)
@@ -488,6 +495,13 @@ class Pump:
                     self.freed(owner.sock)
         for inbox in fresh:
             inbox.wake()
+        if failed:
+            self._drain_log(time.monotonic())
+
+    def _drain_log(self, now: float) -> None:
+        """Hand on what the core logged: where an operation failed, and now and then."""
+        self._log_due = now + LOG_S
+        self.context.drain_log()
 
     # --- the run
 
@@ -515,6 +529,7 @@ class Pump:
             _unraisable(error, self)
         if self._spare is not None:
             ops.remove(self._spare.cookie)
+        self.context.drain_log()
 
     def _see_through(self) -> None:
         """Dispatch events until all operations are over; a bounded wait, since every one has been aborted."""

@@ -30,7 +30,7 @@ from exs._pump import (
     protected,
 )
 from exs.devices import Device, device_named
-from exs.errors import TruncatedError
+from exs.errors import Error, TruncatedError
 from exs.queues import ReceiveQueue, SendQueue
 
 if TYPE_CHECKING:
@@ -275,7 +275,11 @@ class Socket:
         if event[3]:
             raise self._failure(event)
         sock = Socket(self._pump, self.type, self.family, self._settings, event[1])
-        return sock, sock.getpeername()
+        try:
+            return sock, sock.getpeername()
+        except Error:  # it has gone again
+            sock.close()
+            raise
 
     # --- sending
 
@@ -352,7 +356,7 @@ class Socket:
         Raises:
             exs.Error: The connection is over.
 
-        *Cancellation:* it may be called again.
+        *Cancellation:* nothing more can be sent, but whether the peer hears of it is open: it may be called again.
 
         *Source:* ES-API, ``exs_shutdown``.
         """
@@ -606,6 +610,11 @@ class Socket:
     def closed(self) -> bool:
         """Whether this side has closed it."""
         return self._closed
+
+    @property
+    def send_shut(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._closed or self._spoiled or self._pump.context.query(self._handle).send_shut
 
     @property
     def max_message_bytes(self) -> int:

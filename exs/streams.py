@@ -55,7 +55,7 @@ class SocketStream(HalfCloseableStream):
         self.socket = socket
         self._sending = Exclusive("sending on this stream")
         self._receiving = Exclusive("receiving on this stream")
-        self._eof_sent = False
+        self._eof_asked = self._eof_sent = False
 
     @protected
     async def send_all(self, data: Buffer | Span) -> None:
@@ -73,7 +73,7 @@ class SocketStream(HalfCloseableStream):
         ``BrokenResourceError``, since the peer's byte position is unknown.
         """
         with self._sending:
-            if self._eof_sent:
+            if self._eof_asked:
                 raise trio.ClosedResourceError("nothing can be sent after send_eof")
             await self.socket.send(data)
 
@@ -105,7 +105,7 @@ class SocketStream(HalfCloseableStream):
             trio.BrokenResourceError: The connection is over.
             trio.ClosedResourceError: The stream is closed.
 
-        *Cancellation:* it may be called again.
+        *Cancellation:* it may be called again; once begun, nothing more can be sent in any case.
         """
         with self._sending:
             if self.socket.closed:
@@ -113,8 +113,12 @@ class SocketStream(HalfCloseableStream):
             if self._eof_sent:
                 await checkpoint()
                 return
-            await self.socket.send_eof()
-            self._eof_sent = True
+            try:
+                await self.socket.send_eof()
+            except BaseException:
+                self._eof_asked = self.socket.send_shut
+                raise
+            self._eof_asked = self._eof_sent = True
 
     @protected
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

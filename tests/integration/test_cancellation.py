@@ -119,6 +119,8 @@ async def test_send_eof_and_waiting_for_room_are_withdrawn(clogged: Streams) -> 
         nursery.start_soon(a.socket.send, b"tail")
         await trio.testing.wait_all_tasks_blocked()
         await cancelled(a.send_eof)
+        with pytest.raises(trio.ClosedResourceError):
+            await a.send_all(b"too late")
         nursery.start_soon(a.send_eof)
         got = bytearray()
         while more := await b.receive_some():

@@ -252,4 +252,4 @@ async def main():
 trio.run(main)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=20, env=environment)
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], check=True, timeout=20, env=environment)

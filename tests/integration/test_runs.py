@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -106,8 +107,8 @@ def test_import_and_an_unused_run_open_nothing() -> None:
         "assert threading.active_count() == 1 and len(os.listdir('/proc/self/task')) == 1\n"
         "assert 'rich' not in __import__('sys').modules\n"
     )
-    pid = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code])
-    assert pid == 0
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=20, env=environment)
 
 
 # --- the end of a run
