@@ -132,9 +132,17 @@ class MessageChannel(Channel["Buffer"]):
         try:
             await self.socket.aclose()
         finally:
-            room, self._room = self._room, None
-            if room is not None:
-                room.close_when_idle()
+            self._give_room_back()
+
+    def _give_room_back(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.close_when_idle()
+
+    def __del__(self) -> None:
+        """The socket warns if it was forgotten; the room of ``receive`` is no business of the program."""
+        if getattr(self, "_room", None) is not None:
+            self._give_room_back()
 
 
 class MessageListener(Listener[MessageChannel]):

@@ -83,7 +83,7 @@ async def channels(options: exs.Options) -> AsyncIterator[tuple[exs.MessageChann
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _warm() -> None:
+def _warm() -> Iterator[None]:
     """What a process opens once and keeps is no leak of a test."""
 
     async def both_modes() -> None:
@@ -92,6 +92,10 @@ def _warm() -> None:
                 await trio.aclose_forcefully(stream)
 
     trio.run(both_modes)
+    gc.collect()
+    gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

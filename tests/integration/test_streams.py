@@ -292,6 +292,21 @@ async def test_every_call_is_a_checkpoint(options: exs.Options) -> None:
         nursery.start_soon(yields, lambda: d.receive_into(room))
     await yields(c.aclose)
     await yields(d.aclose)
+    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    ends: list[exs.SocketStream] = []
+
+    async def dial() -> None:
+        ends.append(await exs.open_stream("127.0.0.1", listener.address[1], options=options))
+
+    async def accept() -> None:
+        ends.append(await listener.accept())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(yields, dial)
+        nursery.start_soon(yields, accept)
+    await yields(listener.aclose)
+    for end in ends:
+        await end.aclose()
 
 
 async def test_receiving_in_two_tasks_is_busy(streams: Streams) -> None:
