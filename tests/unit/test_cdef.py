@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from exs import _native
+from exs._native.events import EVENT
 
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "native/sock/types.h").read_text() + (ROOT / "native/api/api.h").read_text()
@@ -85,9 +86,9 @@ def test_the_module_has_what_the_stub_promises(name: str) -> None:
 
 
 def test_python_unpacks_the_event_that_c_packs() -> None:
-    assert _native._EVENT.size == _native.ffi.sizeof("exsi_event")
+    assert EVENT.size == _native.ffi.sizeof("exsi_event")
     event = _native.ffi.new("exsi_event *", {"cookie": 1, "value": 2, "extra": 3, "error": -4, "kind": 5, "flags": 6})
-    assert _native._EVENT.unpack(_native.ffi.buffer(event)) == (1, 2, 3, -4, 5, 6)
+    assert EVENT.unpack(_native.ffi.buffer(event)) == (1, 2, 3, -4, 5, 6)
     base, length, handle = 0x7F00_0000_1000, 77, 99
     pieces = _native.Pieces.equal(base, length, 1, handle)
     piece = pieces.pointer[0]

@@ -18,6 +18,7 @@ import trio.testing
 
 import exs
 from exs import Access, BufferPool, MemoryRegion, RegionView, _native, register
+from exs._native import process
 
 
 def closed(region: MemoryRegion) -> bool:
@@ -258,9 +259,9 @@ def test_a_region_does_not_live_in_cycles() -> None:
 
 
 def test_over_the_memlock_limit_the_error_names_limit_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native.resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
+    monkeypatch.setattr(process.resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
     with pytest.raises(exs.Error, match=r"memlock\) is 8388608 bytes.*ulimit -l") as caught:
-        _native._check_memory(-errno.ENOMEM, 1 << 30)
+        process._check_memory(-errno.ENOMEM, 1 << 30)
     assert caught.value.errno == errno.ENOMEM
     assert "1073741824" in str(caught.value)
 

@@ -34,7 +34,7 @@ import exs, exs.esapi
 assert state() == before, (before, state())
 assert atexit._ncallbacks() == exits
 assert logging.getLogger().handlers == handlers
-assert exs._native._current is None
+assert exs._native.process._current is None
 maps = open("/proc/self/maps").read()
 assert "ibverbs" not in maps and "rdmacm" not in maps
 for name in ("rich", "xxhash", "argparse", "numpy", "exs.cli", "exs.testing"):
