@@ -142,6 +142,8 @@ void soft_mpa_answer(struct soft_id *id, const void *private_data, uint32_t len)
         struct soft_shm_ask ask = shm_ask(id);
         id->shm = soft_shm_answer(&ask, &id->peer_block, &id->block, reason);
         if (id->shm) id->block.flags |= SOFT_BLOCK_SHM;
+    } else if (offered) {
+        id->block.why = SOFT_WHY_OFF;
     }
     if (!id->shm && path_forced(id)) {
         soft_mpa_reject(id, private_data, len, id->block.why);

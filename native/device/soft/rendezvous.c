@@ -21,12 +21,12 @@
 
 enum soft_shm_why {
     WHY_NOT_SAID = 0,
-    WHY_OFF,       /* not wanted or not offered */
-    WHY_NO_NAME,   /* the UNIX name cannot be reached: another network namespace, or another host */
-    WHY_USER,      /* another user */
-    WHY_NO_PULL,   /* process_vm_readv refused, and nothing else was allowed */
-    WHY_RESOURCES, /* descriptors or memory */
-    WHY_PROTOCOL,  /* what came was not as it must be */
+    WHY_OFF = SOFT_WHY_OFF, /* not wanted or not offered */
+    WHY_NO_NAME,            /* the UNIX name cannot be reached: another network namespace, or another host */
+    WHY_USER,               /* another user */
+    WHY_NO_PULL,            /* process_vm_readv refused, and nothing else was allowed */
+    WHY_RESOURCES,          /* descriptors or memory */
+    WHY_PROTOCOL,           /* what came was not as it must be */
     WHY_END,
 };
 

@@ -229,6 +229,8 @@ void soft_shm_confirm(struct soft_shm *shm, const struct soft_block *reply);
 void soft_shm_wait(struct soft_shm *shm);
 /* Give up before done: closes everything, calls nothing. */
 void soft_shm_drop(struct soft_shm *shm);
+/* soft_block.why of a side that was told to stay on tcp; the other reasons are the rendezvous' own. */
+enum { SOFT_WHY_OFF = 1 };
 /* Text for soft_block.why of a reply. */
 const char *soft_shm_why_text(uint16_t why);
 
