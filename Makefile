@@ -31,6 +31,7 @@ bench: .venv/test.stamp  ## exs and its peers, interleaved; JSON in build/bench.
 
 docs: .venv/docs.stamp  ## the site, in docs/_build/html; warnings are errors
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@$(BIN)/towncrier build --draft --version next >/dev/null
 	@PYTHONSAFEPATH=1 $(BIN)/sphinx-build -q -W -n --keep-going -b html docs docs/_build/html
 
 clean:  ## all that the other targets made
