@@ -254,6 +254,7 @@ class Pump:
         self.depth: int = FIRST_DEPTH
         self.in_flight: int = 0  # accepted, and not yet seen to be over
         self.batch: _native.Batch = _native.Batch(BATCH)
+        self.drain, self.poll = self.queue.bound(self.batch)
         room = bytearray(SCRATCH)
         self.scratch: _native.Span = _native.writable(room)  # for data on its way into new bytes, within one call
         self.scratch_size = SCRATCH
@@ -477,11 +478,9 @@ class Pump:
 
     def look(self) -> None:
         """Run the engines once and dispatch what they brought; never blocks."""
-        while True:
-            events = self.queue.poll(self.batch)
-            if events:
-                self._dispatch(events)
-            if len(events) < BATCH:
+        while (count := self.poll()) > 0:
+            self.dispatch(self.batch.take(count))
+            if count < BATCH:
                 return
 
     def last_look(self, timeout: float) -> None:
@@ -489,32 +488,34 @@ class Pump:
         spin = 0
         if self.in_flight:
             spin = min(BUSY_SPIN_US if self.busy else self.spin_us, int(timeout * 1e6))
-        events = self.queue.drain(self.batch, spin)
-        if events:
-            self._dispatch(events)
-        if events or (self.busy and self.in_flight):
+        count = self.drain(spin)
+        if count > 0:
+            self.dispatch(self.batch.take(count))
+        if count > 0 or (self.busy and self.in_flight):
             self.queue.kick()
         now = time.monotonic()
         if now >= self._log_due:
             self._drain_log(now)
 
-    def _dispatch(self, events: list[RawEvent]) -> None:
+    def dispatch(self, events: list[RawEvent]) -> None:
+        """Hand events to those that wait for them."""
         self.in_flight -= len(events)
         get = ops.get
         fresh: list[Inbox] = []
         failed = False
         for event in events:
-            failed |= event[3] != 0
             owner = get(event[0])
-            if type(owner) is Inbox:
+            if event[3]:
+                failed = True
+            if type(owner) is Parked:
+                owner.finish(event)
+                if self.gates:
+                    self.freed(owner.sock)
+            elif type(owner) is Inbox:
                 owner.events.append(event)
                 if not owner.fresh:
                     owner.fresh = True
                     fresh.append(owner)
-            elif type(owner) is Parked:
-                owner.finish(event)
-                if self.gates:
-                    self.freed(owner.sock)
         for inbox in fresh:
             inbox.wake()
         if failed:
@@ -560,7 +561,7 @@ class Pump:
             if not self.in_flight:
                 return
             with contextlib.suppress(InterruptedError):
-                self._dispatch(self.queue.wait(self.batch, BATCH, 1, 10_000, _native.WAITS["notify"], 0))
+                self.dispatch(self.queue.wait(self.batch, BATCH, 1, 10_000, _native.WAITS["notify"], 0))
 
 
 class _Looks(trio.abc.Instrument):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno as _errno
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from exs._exs import ffi, lib
@@ -51,6 +52,8 @@ class Batch:
             for watcher in tuple(watchers):
                 watcher()
         self._dirty = max(self._dirty, count)
+        if count == 1:
+            return [EVENT.unpack_from(self._bytes)]
         return list(EVENT.iter_unpack(self._bytes[: count * EVENT.size]))
 
     def clear(self) -> None:
@@ -114,6 +117,14 @@ class EventQueue:
         if count < 0:
             raise error(count)
         return []
+
+    def bound(self, batch: Batch) -> tuple[Callable[[int], int], Callable[[], int]]:
+        """:meth:`drain` (called with ``spin_us``) and :meth:`poll` for one batch, as calls that cost no Python code.
+
+        They return how many events :meth:`Batch.take` has, or ``-errno``.
+        """
+        arguments = self._ctx, self.handle, batch.events, batch.size
+        return partial(lib.exsi_eq_drain, *arguments), partial(lib.exsi_eq_poll, *arguments)
 
     def kick(self) -> None:
         """Make the descriptor readable until the next drain or poll."""
