@@ -254,6 +254,8 @@ class Pump:
         self.depth: int = FIRST_DEPTH
         self.in_flight: int = 0  # accepted, and not yet seen to be over
         self.batch: _native.Batch = _native.Batch(BATCH)
+        self.drain: Callable[[int], int]
+        self.poll: Callable[[], int]
         self.drain, self.poll = self.queue.bound(self.batch)
         room = bytearray(SCRATCH)
         self.scratch: _native.Span = _native.writable(room)  # for data on its way into new bytes, within one call
