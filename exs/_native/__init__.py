@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from exs._exs import ffi, lib
 from exs._native.addresses import pack_address, unpack_address
-from exs._native.buffers import Pieces, Span, fragile, readable, view, writable
+from exs._native.buffers import Pieces, Span, fragile, readable, registered, view, writable
 from exs._native.calls import Caller, PollSet
 from exs._native.constants import (
     DONTWAIT,
@@ -84,6 +84,7 @@ __all__ = [
     "ops",
     "pack_address",
     "readable",
+    "registered",
     "start_again_after_fork",
     "unpack_address",
     "view",

@@ -70,9 +70,25 @@ def writable(buffer: Buffer | Span) -> Span:
     return buffer if isinstance(buffer, Span) else _export(buffer, write=True)
 
 
+def registered(buffer: Buffer, handle: int, write: bool) -> Span:
+    """As :func:`readable` or :func:`writable`, where the memory lies in a region; the core knows the region's nature.
+
+    For every single transfer, so without a question that has been answered.
+    """
+    if isinstance(buffer, Span):
+        return Span(buffer.pointer, buffer.length, handle)
+    pointer = _pointer(buffer, write)
+    return Span(pointer, len(pointer), handle)
+
+
 def _export(buffer: Buffer, *, write: bool) -> Span:
+    pointer = _pointer(buffer, write)
+    return Span(pointer, len(pointer), 0, fragile(buffer))
+
+
+def _pointer(buffer: Buffer, write: bool) -> CData:
     try:
-        pointer = ffi.from_buffer("char[]", buffer, require_writable=write)
+        return ffi.from_buffer("char[]", buffer, write)
     except (BufferError, ValueError):  # exporters disagree on which of the two it is
         view = memoryview(buffer)
         if not view.c_contiguous:
@@ -80,7 +96,6 @@ def _export(buffer: Buffer, *, write: bool) -> Span:
         if write and view.readonly:
             raise ValueError("the buffer is read-only; receiving needs a writable one") from None
         raise
-    return Span(pointer, len(pointer), 0, fragile(buffer))
 
 
 _PLAIN = frozenset({bytes, bytearray, array.array})

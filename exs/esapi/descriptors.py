@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from exs import _config, _native
@@ -36,7 +37,7 @@ from exs.events import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exs._native import Caller, RawEvent
+    from exs._native import RawEvent
 
 PRIVATE_DEPTH = 256  # slots of a thread's own queue: one running call, and what interrupted calls left behind
 SIGNAL_SLICE_S = 1.0  # the longest sleep of the main thread: a signal may fall between its check and the sleep
@@ -53,6 +54,10 @@ _FLAGS = [
     )
     for bits in range(16)
 ]
+
+# As calling the classes, without a function of Python for each event.
+_event: Callable[[tuple[object, ...]], ExsEvent] = partial(tuple.__new__, ExsEvent)
+_xfer_part: Callable[[tuple[object, ...]], XferPart] = partial(tuple.__new__, XferPart)
 
 
 class Descriptor:
@@ -156,7 +161,6 @@ class Private:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.batch: _native.Batch = _native.Batch(EXS_EVTVEC_MAX)
-        self.posts: _native.Caller = _native.Caller(process.ctx, report=False)
         self.calls: _native.Caller = _native.Caller(process.ctx)
         self.left_behind = False  # an interrupted call has, or will have, an event here
         self._queue: QHandle | None = None
@@ -184,6 +188,7 @@ class Process:
         self.ctx = ctx
         self.group: int = ctx.group_new()
         self.table: dict[int, Descriptor] = {}
+        self.posts: _native.Caller = _native.Caller(ctx, report=False)  # reports nothing: every thread may use it
         self._local = _Local()
 
     def private(self) -> Private:
@@ -211,19 +216,20 @@ class Process:
 
     # --- posting
 
-    def post(self, post: Post, qh: QHandle, call: Callable[[Caller, int, int], int]) -> None:
+    def post(self, post: Post, qh: QHandle, call: Callable[..., int], *args: object) -> None:
         """Start an operation whose event goes to a queue.
 
         Args:
             post: What to keep until then.
             qh: The queue.
-            call: Makes the call, given who makes it, the cookie and the queue; returns what the core returned.
+            call: A post of :class:`exs._native.Caller`, called with who makes it, ``args``, a cookie and the queue.
+            *args: As the post wants them.
 
         Raises:
             exs.Error: Refused; nothing happened.
         """
         cookie = post.cookie = ops.add(post)
-        code = call(self.private().posts, cookie, qh.queue.handle)
+        code = call(self.posts, *args, cookie, qh.queue.handle)
         if code < 0:
             ops.remove(cookie)
             raise self.refusal(post.descriptor, code)
@@ -234,19 +240,21 @@ class Process:
             return _native.error(code)
         return self.ctx.explain(descriptor.handle if descriptor.made else 0, -code)
 
-    def run(self, post: Post, qh: QHandle | None, call: Callable[[Caller, int, int], int]) -> int | None:
+    def run(self, post: Post, qh: QHandle | None, call: Callable[..., int], *args: object) -> int | None:
         """Start an operation (``None``), or make it and wait: its result."""
-        raw = self.begin(post, qh, call)
-        return None if raw is None else self.result(post, raw)
-
-    def begin(self, post: Post, qh: QHandle | None, call: Callable[[Caller, int, int], int]) -> RawEvent | None:
-        """Start an operation (``None``), or make it and wait: what it ended with."""
         if qh is None:
-            return self.call(post, call)
-        self.post(post, qh, call)
+            return self.result(post, self.call(post, call, *args))
+        self.post(post, qh, call, *args)
         return None
 
-    def call(self, post: Post, call: Callable[[Caller, int, int], int]) -> RawEvent:
+    def begin(self, post: Post, qh: QHandle | None, call: Callable[..., int], *args: object) -> RawEvent | None:
+        """Start an operation (``None``), or make it and wait: what it ended with."""
+        if qh is None:
+            return self.call(post, call, *args)
+        self.post(post, qh, call, *args)
+        return None
+
+    def call(self, post: Post, call: Callable[..., int], *args: object) -> RawEvent:
         """Make an operation and wait for its end, without the interpreter lock.
 
         When a signal's handler raises meanwhile, the end of the operation is asked for, and what it uses is kept until
@@ -262,7 +270,7 @@ class Process:
         cookie = post.cookie = ops.add(post)
         accepted = False
         try:
-            code = call(own.calls, cookie, queue.queue.handle)
+            code = call(own.calls, *args, cookie, queue.queue.handle)
             if code < 0:
                 ops.remove(cookie)
                 raise self.refusal(post.descriptor, code)
@@ -398,7 +406,7 @@ class Process:
         done = extra if error else value
         full = extra if bits & _native.EV_TRUNCATED else 0
         if kind in _XFER:
-            part = XferPart(done, _FLAGS[bits & 15], full)
+            part = _xfer_part((done, _FLAGS[bits & 15], full))
         elif kind in _XFER_MSG:
             part = XferMsgPart(done, _FLAGS[bits & 15], full)
         elif kind is ExsEvtType.EXS_EVT_SENDFILE:
@@ -407,7 +415,7 @@ class Process:
             part = self.accepted(post, raw)
         elif kind is ExsEvtType.EXS_EVT_POLL:
             part = PollPart(self.ready(post, raw))
-        return ExsEvent(kind, error, post.descriptor.fd, post.ah, part)
+        return _event((kind, error, post.descriptor.fd, post.ah, part))
 
     def accepted(self, post: Post, raw: RawEvent) -> AcceptPart:
         """Give a new connection the number that was set aside for it."""
@@ -448,7 +456,7 @@ class Process:
         if isinstance(part, AcceptPart):
             orphan = self.table.pop(part.exs_evt_fd, None)
             if orphan is not None:
-                self.private().posts.close(orphan.handle, True, 0, 0)
+                self.posts.close(orphan.handle, True, 0, 0)
 
     def result(self, post: Post, raw: RawEvent) -> int:
         """The value of a call that waited.

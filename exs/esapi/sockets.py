@@ -9,6 +9,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from exs._native import Caller
 from exs.errors import from_errno
 from exs.esapi import descriptors
 from exs.esapi.constants import (
@@ -153,9 +154,9 @@ def exs_connect(fd: int, address: tuple[str | int, ...], ah: object, qh: QHandle
     if qh is None and descriptor.nonblocking:
         # Its event comes to the thread's own queue, where it is let go; exs_poll and SO_ERROR tell the caller.
         post.stale = process.private().left_behind = True
-        process.post(post, process.private().queue, lambda caller, cookie, eq: caller.connect(sock, raw, cookie, eq))
+        process.post(post, process.private().queue, Caller.connect, sock, raw)
         raise from_errno(errno.EINPROGRESS)
-    process.run(post, qh, lambda caller, cookie, eq: caller.connect(sock, raw, cookie, eq))
+    process.run(post, qh, Caller.connect, sock, raw)
 
 
 def exs_accept(fd: int, ah: object, qh: QHandle | None) -> int | None:
@@ -181,7 +182,7 @@ def exs_accept(fd: int, ah: object, qh: QHandle | None) -> int | None:
         raise from_errno(errno.EAGAIN)
     post = Post(EXS_EVT_ACCEPT, descriptor, ah)
     post.more = _new(process, descriptor.family, descriptor.type)  # now, so that it cannot fail later
-    raw = process.begin(post, qh, lambda caller, cookie, eq: caller.accept(sock, cookie, eq))
+    raw = process.begin(post, qh, Caller.accept, sock)
     if raw is None:
         return None
     process.result(post, raw)
@@ -209,7 +210,7 @@ def exs_shutdown(fd: int, how: int, ah: object, qh: QHandle | None) -> None:
         exs_shutdown(fd, socket.SHUT_RD, None, None)
         how = socket.SHUT_WR
     post = Post(EXS_EVT_SHUTDOWN, descriptor, ah)
-    process.run(post, qh, lambda caller, cookie, eq: caller.shutdown(sock, how, cookie, eq))
+    process.run(post, qh, Caller.shutdown, sock, how)
 
 
 def exs_close(fd: int, ah: object = None, qh: QHandle | None = None) -> None:
@@ -234,7 +235,7 @@ def exs_close(fd: int, ah: object = None, qh: QHandle | None = None) -> None:
     if process.table.pop(fd, None) is not descriptor:
         raise from_errno(errno.EBADF)  # another thread was faster
     try:
-        process.run(post, qh, lambda caller, cookie, eq: caller.close(sock, abort, cookie, eq))
+        process.run(post, qh, Caller.close, sock, abort)
     except OSError as problem:
         if problem.errno == errno.EAGAIN:
             process.table[fd] = descriptor

@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from exs import _native
+from exs._native import Caller
 from exs.errors import from_errno
 from exs.esapi import descriptors
 from exs.esapi.constants import (
@@ -108,25 +109,24 @@ def exs_mderegister(mh: MHandle) -> None:
 
 def _span(buf: Buffer, length: int | None, mh: MHandle, *, write: bool) -> Span:
     """The range that a transfer names."""
-    span = _native.writable(buf) if write else _native.readable(buf)
-    if isinstance(buf, _native.Span):
-        span = _native.Span(span.pointer, span.length)  # what names the memory here is the handle
-    if length is not None:
-        if not 0 <= length <= span.length:
-            raise from_errno(errno.EFAULT, f"{length} bytes do not fit in a buffer of {span.length}")
-        span.length = length
     region = mh._region
     if region is not None:
         if region.closed:
             raise from_errno(errno.EINVAL, "the memory handle is not valid any more")
-        span.handle, span.flags = region.handle, 0
+        span = _native.registered(buf, region.handle, write)
+    else:
+        span = _native.writable(buf) if write else _native.readable(buf)
+        if isinstance(buf, _native.Span):
+            span = _native.Span(span.pointer, span.length)  # what names the memory here is the handle
+    if length is not None:
+        if not 0 <= length <= span.length:
+            raise from_errno(errno.EFAULT, f"{length} bytes do not fit in a buffer of {span.length}")
+        span.length = length
     return span
 
 
 def _send_flags(flags: int) -> int:
     flags = int(flags)
-    if not flags:
-        return 0
     if flags & _FOREIGN_FLAGS:
         raise from_errno(errno.EOPNOTSUPP, "a flag of the socket API that ES-API does not offer")
     if flags & ~_SEND_FLAGS:
@@ -136,8 +136,6 @@ def _send_flags(flags: int) -> int:
 
 def _recv_flags(flags: int) -> int:
     flags = int(flags)
-    if not flags:
-        return 0
     if flags & _FOREIGN_FLAGS:
         raise from_errno(errno.EOPNOTSUPP, "a flag of the socket API that ES-API does not offer")
     if flags & ~_RECV_FLAGS:
@@ -184,12 +182,11 @@ def exs_send(
     process = descriptors.process()
     descriptor = process.lookup(fd)
     span = _span(buf, length, mh, write=False)
-    bits = _send_flags(flags)
+    bits = _send_flags(flags) if flags else 0
     if qh is None and _would_wait(process, descriptor, flags, send=True):
         raise from_errno(errno.EAGAIN)
-    sock = descriptor.handle
     post = Post(EXS_EVT_SEND, descriptor, ah, (span, buf, mh))
-    return process.run(post, qh, lambda caller, cookie, eq: caller.send(sock, span, bits, cookie, eq))
+    return process.run(post, qh, Caller.send, descriptor.handle, span, bits)
 
 
 def exs_recv(
@@ -220,12 +217,11 @@ def exs_recv(
     process = descriptors.process()
     descriptor = process.lookup(fd)
     span = _span(buf, length, mh, write=True)
-    bits = _recv_flags(flags)
+    bits = _recv_flags(flags) if flags else 0
     if qh is None and _would_wait(process, descriptor, flags, send=False):
         bits |= _native.DONTWAIT
-    sock = descriptor.handle
     post = Post(EXS_EVT_RECV, descriptor, ah, (span, buf, mh))
-    return process.run(post, qh, lambda caller, cookie, eq: caller.recv(sock, span, bits, cookie, eq))
+    return process.run(post, qh, Caller.recv, descriptor.handle, span, bits)
 
 
 def exs_sendmsg(
@@ -235,16 +231,14 @@ def exs_sendmsg(
     process = descriptors.process()
     descriptor = process.lookup(fd)
     spans = [_span(buf, None, mh, write=False) for buf, mh in iov]
-    bits = _send_flags(flags)
+    bits = _send_flags(flags) if flags else 0
     if qh is None and _would_wait(process, descriptor, flags, send=True):
         raise from_errno(errno.EAGAIN)
     return _send_pieces(process, Post(EXS_EVT_SENDMSG, descriptor, ah, (spans, iov)), spans, bits, qh)
 
 
 def _send_pieces(process: Process, post: Post, spans: Sequence[Span], bits: int, qh: QHandle | None) -> int | None:
-    sock = post.descriptor.handle
-    pieces = _native.Pieces.of(spans)
-    return process.run(post, qh, lambda caller, cookie, eq: caller.sendmsg(sock, pieces, bits, cookie, eq))
+    return process.run(post, qh, Caller.sendmsg, post.descriptor.handle, _native.Pieces.of(spans), bits)
 
 
 def exs_recvmsg(
@@ -254,14 +248,12 @@ def exs_recvmsg(
     process = descriptors.process()
     descriptor = process.lookup(fd)
     spans = [_span(buf, None, mh, write=True) for buf, mh in iov]
-    bits = _recv_flags(flags)
+    bits = _recv_flags(flags) if flags else 0
     waits = qh is not None or not _would_wait(process, descriptor, flags, send=False)
     if not waits and not process.ctx.query(descriptor.handle).readable:
         raise from_errno(errno.EAGAIN)
-    sock = descriptor.handle
-    pieces = _native.Pieces.of(spans)
     post = Post(EXS_EVT_RECVMSG, descriptor, ah, (spans, iov))
-    return process.run(post, qh, lambda caller, cookie, eq: caller.recvmsg(sock, pieces, bits, cookie, eq))
+    return process.run(post, qh, Caller.recvmsg, descriptor.handle, _native.Pieces.of(spans), bits)
 
 
 def exs_sendfile(fd: int, parts: Sequence[Buffer | FilePart], flags: int, ah: object, qh: QHandle | None) -> int | None:
@@ -312,7 +304,7 @@ def exs_poll(fds: Sequence[tuple[int, int]], ah: object, qh: QHandle | None) -> 
     poll = _native.PollSet([(descriptor.handle, bits) for descriptor, bits in wanted])
     post = Post(EXS_EVT_POLL, wanted[0][0], ah)
     post.more = wanted
-    raw = process.begin(post, qh, lambda caller, cookie, eq: caller.poll_many(poll, cookie, eq))
+    raw = process.begin(post, qh, Caller.poll_many, poll)
     if raw is None:
         return None
     process.result(post, raw)
