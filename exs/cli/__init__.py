@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print JSON on standard output, and no progress")
         return sub
 
-    command("devices", "devices", "run", "Show which devices there are, what they can do, and why one is missing.")
+    about = "Show which devices there are, what they can do, and why one is missing."
+    devices = command("devices", "devices", "run", about)
+    devices.add_argument("-v", "--verbose", action="store_true", help="RDMA ports, GIDs and limits too, by pyverbs")
 
     ping = command("ping", "ping", "run", "Measure round trips to 'exs ping --serve'.")
     ping.add_argument("address", nargs="?", type=parse_address, metavar="HOST:PORT", help="who answers")

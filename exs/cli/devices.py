@@ -2,7 +2,7 @@
 """``exs devices``: what there is, what it can do, and why something is missing.
 
 The rungs of the soft device's shared memory cannot be known without a peer, so each is tried: a connection of
-this process to itself over loopback, with that path and no other.
+this process to itself over loopback, with that path and no other.  What is below the verbs device is pyverbs' to tell.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import exs
+from exs.cli import rdma
 from exs.cli.common import innermost
 
 if TYPE_CHECKING:
@@ -82,18 +83,24 @@ def run(args: argparse.Namespace) -> int:
     devices = exs.list_devices()
     soft = any(device.name == "soft" and device.present for device in devices)
     rungs = trio.run(try_paths) if soft else []
+    found = rdma.inventory() if args.verbose else None
     if args.json:
-        print(json.dumps({"devices": [asdict(d) for d in devices], "paths": [asdict(r) for r in rungs]}))
+        facts: dict[str, object] = {"devices": [asdict(d) for d in devices], "paths": [asdict(r) for r in rungs]}
+        if found is not None:
+            facts["rdma"] = asdict(found)
+        print(json.dumps(facts))
         return 0
     for device in devices:
         print(f"{device.name:8} {'present' if device.present else 'missing'}  {device.summary}")
         if device.reason:
             print(f"{'':8} {device.reason}")
         if device.capabilities is not None:
-            facts = asdict(device.capabilities)
-            print(f"{'':8} " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+            can = asdict(device.capabilities)
+            print(f"{'':8} " + ", ".join(f"{name} {value}" for name, value in can.items()))
         if device.name == "soft":
             for rung in rungs:
                 state = "works" if rung.works else f"not here: {rung.reason}"
                 print(f"{'':8} path {rung.name:8} {state}  ({rung.summary})")
+    if found is not None:
+        print(*rdma.lines(found), sep="\n")
     return 0
