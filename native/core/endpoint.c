@@ -77,11 +77,16 @@ int exsi_ep_make_qp(struct exsi_endpoint *ep, struct exsi_cm_id *id)
         .send_wr = ep->attr.send_wr,
         .recv_wr = ep->attr.recv_slots,
         .max_recv_len = ep->attr.recv_slot_len,
+        .max_keys = ep->attr.max_keys,
+        .strict_keys = ep->attr.strict_keys,
         .user = ep,
         .stats = ep->stats,
         .log_id = ep->log_id,
     };
+    struct exsi_qp_info info = {0};
     EXSI_TRY(ep->ops->qp_create(ep->part, id, &attr, &ep->qp));
+    ep->ops->qp_query(ep->qp, &info);
+    ep->key_per_range = info.key_per_range;
     for (uint32_t i = 0; i < ep->attr.recv_slots; i++) {
         int rc = post_slot(ep, i);
         if (rc < 0) {
@@ -303,16 +308,12 @@ int exsi_ep_write_silent(struct exsi_endpoint *ep, uint64_t wr_id, const void *s
 
 int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey)
 {
-    if (!ep->qp) return -EPIPE;
-    if (ep->dev->caps.has_key_per_range) return ep->ops->key_bind(ep->qp, mr, addr, len, rkey);
-    *rkey = mr->rkey;
-    return 0;
+    return ep->qp ? ep->ops->key_bind(ep->qp, mr, addr, len, rkey) : -EPIPE;
 }
 
 int exsi_ep_key_invalidate(struct exsi_endpoint *ep, uint32_t rkey, uint64_t wr_id)
 {
-    if (!ep->dev->caps.has_key_per_range || !ep->qp) return 0;
-    return ep->ops->key_invalidate(ep->qp, rkey, wr_id);
+    return ep->qp ? ep->ops->key_invalidate(ep->qp, rkey, wr_id) : 0;
 }
 
 void exsi_group_flush(struct exsi_group *g)

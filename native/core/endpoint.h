@@ -48,6 +48,8 @@ enum exsi_ep_state { EXSI_EP_NEW, EXSI_EP_READY, EXSI_EP_UP, EXSI_EP_FAILING, EX
 struct exsi_ep_attr {
     uint32_t recv_slots, recv_slot_len;
     uint32_t send_wr;
+    uint32_t max_keys; /* live at once; more wait for those that end */
+    bool strict_keys;
 };
 
 struct exsi_endpoint {
@@ -68,6 +70,7 @@ struct exsi_endpoint {
     char reason[EXSI_REASON_MAX]; /* of it, in words; may be empty */
     bool active;                  /* we dialled: we speak first */
     bool immediate;               /* both sides have immediate data */
+    bool key_per_range;           /* as exsi_qp_info; known once the queue pair is made */
     bool opened;                  /* engine->ep_open succeeded: _free calls ep_close */
     bool room_wanted;             /* exsi_ep_room said no: on_room is owed */
     bool shut;                    /* exsi_ep_disconnect was called */

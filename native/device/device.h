@@ -50,7 +50,7 @@ struct exsi_caps {
     uint32_t max_reply_private;   /* and of its answer */
     uint64_t max_msg;             /* largest single transfer */
     bool has_immediate;           /* WRITE with immediate data (on both ends, for a connection) */
-    bool has_key_per_range;       /* key_bind gives a key of exactly that range, on that qp only */
+    bool has_key_per_range;       /* on every connection: see exsi_qp_info */
     bool has_read;                /* RDMA READ */
     bool has_raw_qp;              /* queue pairs without connection management */
     bool pins_memory;             /* registration pins pages: slow, and charged to memlock */
@@ -78,8 +78,6 @@ struct exsi_mem {
 /* Devices embed this as first member. */
 struct exsi_dmr {
     struct exsi_mem mem;
-    uint32_t lkey;
-    uint32_t rkey; /* of the whole region, where keys are not per range; else 0 */
 };
 
 /* --- work requests and completions -------------------------------------------------------- */
@@ -134,6 +132,8 @@ struct exsi_wc {
 struct exsi_qp_attr {
     uint32_t send_wr, recv_wr; /* depths */
     uint32_t max_recv_len;     /* longest SEND that will be received */
+    uint32_t max_keys;         /* keys of key_bind that live at once; 0: no more than send_wr */
+    bool strict_keys;          /* no other peer may reach what this one can: see key_per_range */
     void *user;                /* the endpoint: comes back as qp->user */
     struct exsi_stats *stats;  /* borrowed until destroy */
     uint64_t log_id;           /* socket handle for log records */
@@ -148,7 +148,9 @@ struct exsi_qp_info {
     char path[16];    /* "tcp", "shm-vm", "shm-ring"; "" on verbs */
     uint64_t max_msg; /* largest single transfer on this connection */
     union exsi_addr local, peer;
-    bool immediate; /* the device can carry immediate data here */
+    bool immediate;     /* the device can carry immediate data here */
+    bool key_per_range; /* key_bind gives a key of exactly that range, on this queue pair only; if not, a key of the
+                           whole region, good on every queue pair that is not strict_keys */
 };
 
 /* Where a raw queue pair is, and what its peer must be told. */
@@ -248,8 +250,8 @@ struct exsi_device_ops {
     int (*post_send)(struct exsi_qp *qp, const struct exsi_send_wr *wr, int n);
     /* Start what was posted; posting alone may leave it lying.  Called once after a batch. */
     void (*qp_flush)(struct exsi_qp *qp);
-    /* A key for exactly [addr, addr + len) on this queue pair.  Valid for the peer once a SEND that
-     * was posted later has reached it. */
+    /* A key for [addr, addr + len) on this queue pair.  Valid for the peer once a SEND that was posted later has
+     * reached it.  -ENOTCONN: not before ESTABLISHED. */
     int (*key_bind)(struct exsi_qp *qp, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey);
     /* End a key.  0: ended, nothing lands any more; 1: it has when EXSI_WC_INVALIDATE with wr_id comes. */
     int (*key_invalidate)(struct exsi_qp *qp, uint32_t rkey, uint64_t wr_id);

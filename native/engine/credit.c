@@ -17,6 +17,9 @@ void exsi_flow_ep_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr
     out->recv_slot_len = EXSI_CONTROL_LEN;
     /* A message costs up to two requests, and so many can be on their way to a peer like us. */
     out->send_wr = 2 * slots;
+    /* One for each advertisement, and the ring's. */
+    out->max_keys = exsi_min_u32(cfg->max_adverts, 0xffff) + 1;
+    out->strict_keys = cfg->strict_keys;
 }
 
 int exsi_flow_init(struct exsi_flow *f, struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)

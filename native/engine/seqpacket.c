@@ -252,7 +252,7 @@ static void pump(struct seqpacket *s)
 static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
 {
     /* Every receive is exposed, so without keys of its own range nothing can be received. */
-    if (cfg->strict_keys && !ep->dev->caps.has_key_per_range) return -EOPNOTSUPP;
+    if (cfg->strict_keys && !ep->key_per_range) return -EOPNOTSUPP;
     struct seqpacket *s = calloc(1, sizeof *s);
     if (!s) return -ENOMEM;
     int rc = exsi_flow_init(&s->f, ep, cfg);

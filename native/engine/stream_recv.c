@@ -126,7 +126,7 @@ static bool advertise_one(struct exsi_stream *s, struct exsi_op *op)
     if (op->e.recv.key_pending) return false;
     /* Short ones cost less through the ring than a key does. */
     if (op->len - op->done < f->cfg.direct_threshold) return false;
-    if (f->cfg.strict_keys && !f->ep->dev->caps.has_key_per_range) return false;
+    if (f->cfg.strict_keys && !f->ep->key_per_range) return false;
     size_t len = exsi_op_span(op, op->done, &at, &dmr, &fragile);
     uint8_t flags = op->flags & EXSI_OPF_WAITALL ? EXSI_CTLF_WAITALL : 0;
     return exsi_flow_advertise(f, op, (uint32_t)exsi_min_u64(len, UINT32_MAX & ~4095u), flags, s->iarr);

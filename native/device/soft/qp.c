@@ -301,7 +301,8 @@ void soft_qp_abort(struct exsi_qp *eqp)
 void soft_qp_query(struct exsi_qp *eqp, struct exsi_qp_info *out)
 {
     const struct soft_qp *qp = soft_qp_of(eqp);
-    *out = (struct exsi_qp_info){.local = qp->local, .peer = qp->peer, .max_msg = qp->part->part.dev->caps.max_msg};
+    *out = (struct exsi_qp_info){
+        .local = qp->local, .peer = qp->peer, .max_msg = qp->part->part.dev->caps.max_msg, .key_per_range = true};
     if (!qp->path) return;
     strncpy(out->path, qp->path->ops->name(qp->path), sizeof out->path - 1);
     out->max_msg = qp->path->max_msg;

@@ -150,6 +150,7 @@ static void sim_qp_query(struct exsi_qp *qp, struct exsi_qp_info *out)
     snprintf(out->path, sizeof out->path, "sim");
     out->max_msg = qp_of(qp)->sim->opt.max_msg;
     out->immediate = qp_of(qp)->sim->opt.immediate;
+    out->key_per_range = !qp_of(qp)->sim->opt.region_keys;
 }
 
 static int sim_post_recv(struct exsi_qp *q, const struct exsi_recv_wr *wr, int n)

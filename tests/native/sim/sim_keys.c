@@ -29,9 +29,9 @@ int sim_reg_mr(struct exsi_device *dev, const struct exsi_mem *mem, struct exsi_
     struct exsi_dmr *mr = calloc(1, sizeof *mr);
     if (!mr) return -ENOMEM;
     mr->mem = *mem;
-    mr->lkey = 1;
     if (!dev->caps.has_key_per_range && mem->access & EXSI_ACCESS_REMOTE_WRITE) {
-        struct sim_key *k = key_new(sim_of(dev), &mr->rkey);
+        uint32_t rkey;
+        struct sim_key *k = key_new(sim_of(dev), &rkey);
         assert(k);
         k->mr = mr;
         k->qp = NULL;
@@ -53,11 +53,22 @@ void sim_dereg_mr(struct exsi_device *dev, struct exsi_dmr *mr)
     free(mr);
 }
 
+/* The key of a whole region, good on every queue pair. */
+static int region_key(struct sim *s, const struct exsi_dmr *mr, uint32_t *rkey)
+{
+    for (uint32_t i = 0; i < KEYS; i++) {
+        if (!s->keys[i].live || s->keys[i].mr != mr) continue;
+        *rkey = s->keys[i].generation << 12 | i;
+        return 0;
+    }
+    return -EACCES;
+}
+
 int sim_key_bind(struct exsi_qp *q, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey)
 {
     struct sim_qp *qp = qp_of(q);
     struct sim *s = qp->sim;
-    if (s->opt.region_keys) return -EOPNOTSUPP;
+    if (s->opt.region_keys) return region_key(s, mr, rkey);
     if (s->opt.late_bind && !qp->peer) return -ENOTCONN;
     if (s->opt.max_keys && qp->keys >= s->opt.max_keys) return -EAGAIN;
     if (!(mr->mem.access & EXSI_ACCESS_REMOTE_WRITE)) return -EACCES;
@@ -81,6 +92,7 @@ void sim_key_end(struct sim_qp *qp, struct sim_key *k)
 int sim_key_invalidate(struct exsi_qp *q, uint32_t rkey, uint64_t wr_id)
 {
     struct sim_qp *qp = qp_of(q);
+    if (qp->sim->opt.region_keys) return 0;
     struct sim_key *k = sim_key_find(qp->sim, rkey);
     if (!k || k->qp != qp) {
         violate(qp->sim, "a dead key was ended again");

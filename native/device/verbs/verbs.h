@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* Inside of the verbs device: rdma-core behind the table of device/device.h.
+ *
+ * libibverbs and librdmacm are opened at run time, never linked: every symbol of theirs is called
+ * through `struct verbs_lib` (the inline functions of their headers that only follow pointers,
+ * ibv_post_send and the like, are fine).
+ *
+ *   device    one per context; owns the libraries' table and the adapters
+ *   adapter   one ibv_context (librdmacm's own: id->verbs), with its shared protection domain
+ *   part      a progress group's share: completion channels and queues per adapter, the rdma_cm
+ *             event channel, its queue pairs and ids
+ *   domain    a protection domain: the adapter's, or one of a single queue pair (strict keys on an
+ *             adapter without memory windows)
+ *
+ * Locks: everything of a part is under its group's lock; vdev->lock is a leaf for what parts share
+ * (the list of adapters, of parts, private registrations, inboxes of asynchronous events).  Nothing that may block but
+ * memory registration is called under it, and never that.
+ *
+ * Files: lib.c libraries and reasons; device.c device, adapters, the table; mr.c regions; key.c
+ * windows; part.c part, queues of completions, their dispatch; async.c events of the adapter; qp.c queue
+ * pairs; raw.c raw ones; cm.c connection management. */
+#ifndef EXSI_VERBS_H
+#define EXSI_VERBS_H
+
+#include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
+
+#include "base/list.h"
+#include "device/device.h"
+
+/* --- the libraries (lib.c) -------------------------------------------------------------------- */
+
+/* X(name): called as lib->name(...).  A name that the headers also define as a macro is called as
+ * (lib->name)(...). */
+#define VERBS_IBV_SYMBOLS(X)                                                                                           \
+    X(ibv_get_device_list)                                                                                             \
+    X(ibv_free_device_list)                                                                                            \
+    X(ibv_get_device_name)                                                                                             \
+    X(ibv_fork_init)                                                                                                   \
+    X(ibv_query_device)                                                                                                \
+    X(ibv_query_gid)                                                                                                   \
+    X(ibv_alloc_pd)                                                                                                    \
+    X(ibv_dealloc_pd)                                                                                                  \
+    X(ibv_reg_mr)                                                                                                      \
+    X(ibv_dereg_mr)                                                                                                    \
+    X(ibv_create_comp_channel)                                                                                         \
+    X(ibv_destroy_comp_channel)                                                                                        \
+    X(ibv_create_cq)                                                                                                   \
+    X(ibv_destroy_cq)                                                                                                  \
+    X(ibv_get_cq_event)                                                                                                \
+    X(ibv_ack_cq_events)                                                                                               \
+    X(ibv_create_qp)                                                                                                   \
+    X(ibv_destroy_qp)                                                                                                  \
+    X(ibv_modify_qp)                                                                                                   \
+    X(ibv_query_qp)                                                                                                    \
+    X(ibv_get_async_event)                                                                                             \
+    X(ibv_ack_async_event)                                                                                             \
+    X(ibv_event_type_str)                                                                                              \
+    X(ibv_wc_status_str)
+
+#define VERBS_RDMA_SYMBOLS(X)                                                                                          \
+    X(rdma_get_devices)                                                                                                \
+    X(rdma_free_devices)                                                                                               \
+    X(rdma_create_event_channel)                                                                                       \
+    X(rdma_destroy_event_channel)                                                                                      \
+    X(rdma_create_id)                                                                                                  \
+    X(rdma_destroy_id)                                                                                                 \
+    X(rdma_bind_addr)                                                                                                  \
+    X(rdma_listen)                                                                                                     \
+    X(rdma_resolve_addr)                                                                                               \
+    X(rdma_resolve_route)                                                                                              \
+    X(rdma_create_qp)                                                                                                  \
+    X(rdma_destroy_qp)                                                                                                 \
+    X(rdma_connect)                                                                                                    \
+    X(rdma_accept)                                                                                                     \
+    X(rdma_reject)                                                                                                     \
+    X(rdma_disconnect)                                                                                                 \
+    X(rdma_set_option)                                                                                                 \
+    X(rdma_get_cm_event)                                                                                               \
+    X(rdma_ack_cm_event)                                                                                               \
+    X(rdma_event_str)                                                                                                  \
+    X(rdma_get_src_port)
+
+struct verbs_lib {
+#define VERBS_MEMBER(name) __typeof__(&name) name;
+    VERBS_IBV_SYMBOLS(VERBS_MEMBER)
+    VERBS_RDMA_SYMBOLS(VERBS_MEMBER)
+#undef VERBS_MEMBER
+};
+
+/* Open both libraries: 0, or -ENOENT with reason (EXSI_REASON_MAX).  They are never unloaded. */
+EXSI_MUST_CHECK int verbs_lib_open(struct verbs_lib *lib, char *reason);
+/* Why no adapter can be used on this machine, looked for from the kernel upwards: 0 or -errno with reason. */
+EXSI_MUST_CHECK int verbs_lib_probe(const struct verbs_lib *lib, char *reason);
+
+/* --- adapters and the device (device.c) --------------------------------------------------------- */
+
+#define VERBS_MAX_ADAPTERS 8
+#define VERBS_INLINE       64 /* bytes of a SEND copied when posted; siw grants 80 at most */
+#define VERBS_RETRY        6  /* 7 is for ever on rxe */
+
+struct verbs_device;
+struct verbs_adapter;
+
+struct verbs_domain {
+    struct ibv_pd *pd;
+    struct verbs_adapter *adapter;
+    int slot;                 /* index in verbs_mr.shared, or -1: private to a queue pair */
+    struct exsi_list regions; /* private: verbs_private.domain_node; under vdev->lock */
+};
+
+struct verbs_adapter {
+    struct verbs_device *vdev;
+    struct ibv_context *ctx;
+    struct verbs_domain domain;
+    struct ibv_device_attr attr;
+    uint64_t max_msg;
+    char name[32];
+    int index;
+    bool iwarp;       /* no immediate data, no RNR; every WRITE is signalled */
+    bool windows;     /* type 2B: one key per advertisement, tied to a queue pair */
+    atomic_bool used; /* a connection was made on it: regions register here from the start */
+    atomic_bool gone; /* removed or fatal: nothing new is made on it */
+};
+
+struct verbs_device {
+    struct exsi_device dev;
+    struct verbs_lib lib;
+    struct exsi_log *log;
+    pthread_mutex_t lock;
+    struct exsi_list parts; /* verbs_part.device_node; under lock */
+    /* Grows only; entry before count (release), count before entry (acquire). */
+    struct verbs_adapter *adapters[VERBS_MAX_ADAPTERS];
+    atomic_int n_adapters;
+};
+
+static inline struct verbs_device *verbs_device_of(struct exsi_device *dev)
+{
+    return exsi_container_of(dev, struct verbs_device, dev);
+}
+
+/* The adapter behind id->verbs, added if it is new (plugged in since); marks it used.
+ * -ENODEV when gone, -ENOSPC for one too many. */
+EXSI_MUST_CHECK int verbs_adapter_of(struct verbs_device *vdev, struct ibv_context *ctx, struct verbs_adapter **out);
+
+/* --- regions (mr.c) --------------------------------------------------------------------------------- */
+
+/* A region is registered by reg_mr in the domains of all adapters in use then, and in any other domain at its first
+ * use there.  ONE_PEER memory and memory without REMOTE_WRITE that is small is registered at first use only. */
+struct verbs_mr {
+    struct exsi_dmr dmr;
+    struct verbs_device *vdev;
+    _Atomic(struct ibv_mr *) shared[VERBS_MAX_ADAPTERS];
+    struct exsi_list privates; /* verbs_private.mr_node; under vdev->lock */
+};
+
+static inline struct verbs_mr *verbs_mr_of(struct exsi_dmr *dmr)
+{
+    return exsi_container_of(dmr, struct verbs_mr, dmr);
+}
+
+int verbs_mr_reg(struct exsi_device *dev, const struct exsi_mem *mem, struct exsi_dmr **out);
+void verbs_mr_dereg(struct exsi_device *dev, struct exsi_dmr *dmr);
+/* Slow path of verbs_mr_in: look for it, else register now. */
+EXSI_MUST_CHECK int verbs_mr_join(struct verbs_mr *mr, struct verbs_domain *domain, struct ibv_mr **out);
+/* The region's registration in a domain: 0 or -errno (-ENOMEM: memlock, logged). */
+EXSI_MUST_CHECK static inline int verbs_mr_in(struct exsi_dmr *dmr, struct verbs_domain *domain, struct ibv_mr **out)
+{
+    struct verbs_mr *mr = verbs_mr_of(dmr);
+    if (domain->slot >= 0) {
+        /* Acquire: pairs with the release in verbs_mr_join. */
+        *out = atomic_load_explicit(&mr->shared[domain->slot], memory_order_acquire);
+        if (*out) return 0;
+    }
+    return verbs_mr_join(mr, domain, out);
+}
+
+/* A domain for one queue pair, and its end (after ibv_destroy_qp and the windows). */
+EXSI_MUST_CHECK int verbs_domain_open(struct verbs_domain *domain, struct verbs_adapter *adapter);
+void verbs_domain_close(struct verbs_domain *domain);
+
+/* --- keys: memory windows (key.c) ------------------------------------------------------------------- */
+
+enum verbs_key_state { VERBS_KEY_FREE, VERBS_KEY_BOUND, VERBS_KEY_ENDING };
+
+struct verbs_key {
+    struct ibv_mw *mw;
+    uint32_t rkey; /* of the last bind: the next one counts on from it */
+    enum verbs_key_state state;
+    uint32_t next_free; /* index + 1 */
+    uint64_t wr_id;     /* ending: what its EXSI_WC_INVALIDATE carries */
+};
+
+/* Embedded in the queue pair.  Windows are allocated when first needed and kept. */
+struct verbs_keys {
+    struct verbs_key *keys;
+    uint32_t n, cap, free_key;
+};
+
+struct verbs_qp;
+
+/* cap: keys that may live at once; the hardware send queue has VERBS_KEY_WRS requests for each beyond send_wr:
+ * its bind, unsignalled, and its invalidate, signalled.  A window is bound anew only after its
+ * invalidate was polled, so they always have room. */
+#define VERBS_KEY_WRS 2
+EXSI_MUST_CHECK int verbs_keys_init(struct verbs_keys *keys, uint32_t cap);
+/* After ibv_destroy_qp (a window of a failed queue pair cannot be ended any other way), before any dereg. */
+void verbs_keys_fini(struct verbs_qp *qp);
+int verbs_key_bind(struct exsi_qp *qp, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey);
+int verbs_key_invalidate(struct exsi_qp *qp, uint32_t rkey, uint64_t wr_id);
+/* The invalidate of key INDEX was polled: frees the window, gives the wr_id to tell. */
+uint64_t verbs_key_ended(struct verbs_qp *qp, uint32_t index);
+
+/* --- part and completions (part.c) -------------------------------------------------------------------- */
+
+/* A completion queue; several queue pairs share it.  Room is reserved for everything that can complete. */
+struct verbs_cq {
+    struct ibv_cq *cq;
+    struct verbs_seat *seat;
+    struct exsi_list node; /* seat->cqs */
+    uint32_t cap, reserved;
+    uint32_t returned; /* of destroyed queue pairs: free once the queue was seen empty, for entries may linger */
+    bool armed;
+};
+
+/* A part's place at one adapter. */
+struct verbs_seat {
+    struct verbs_part *part;
+    struct verbs_adapter *adapter;
+    struct ibv_comp_channel *channel; /* NULL: not open */
+    struct exsi_watch watch;          /* of the channel */
+    struct exsi_watch async_watch;    /* of the adapter's asynchronous events */
+    struct exsi_list cqs;
+    /* async.c: the port went down; when this fires its connections end. */
+    struct exsi_timer down_timer;
+    bool down;
+};
+
+/* What the adapter told; set by whichever part read it, under vdev->lock; done by the part itself. */
+enum verbs_news {
+    VERBS_NEWS_PORT_DOWN = 1,
+    VERBS_NEWS_PORT_UP = 2,
+    VERBS_NEWS_GID = 4,
+    VERBS_NEWS_GONE = 8,
+};
+
+struct verbs_part {
+    struct exsi_part part;
+    struct verbs_device *vdev;
+    const struct verbs_lib *lib;
+    struct exsi_log *log;
+    struct exsi_poller *poller;
+    struct exsi_list device_node; /* vdev->parts */
+    bool asleep;
+    struct verbs_seat seats[VERBS_MAX_ADAPTERS];
+
+    /* Queue pairs by slot; a work request's wr_id names slot and generation, since completions of a destroyed
+     * queue pair may stay behind in the queue. */
+    struct verbs_qp **slots;
+    uint16_t *generations;
+    uint32_t n_slots, free_slot_hint;
+    struct exsi_list qps; /* verbs_qp.part_node */
+
+    /* async.c: news for this part, and what wakes it. */
+    int wake_fd;
+    struct exsi_watch wake;
+    uint32_t news[VERBS_MAX_ADAPTERS]; /* under vdev->lock */
+    struct exsi_list stricken;         /* verbs_qp.stricken_node; under vdev->lock */
+
+    /* cm.c */
+    struct rdma_event_channel *cm_channel;
+    struct exsi_watch cm_watch;
+    struct exsi_list ids;    /* verbs_id.node */
+    struct exsi_list events; /* what poll_cm will give */
+};
+
+static inline struct verbs_part *verbs_part_of(struct exsi_part *part)
+{
+    return exsi_container_of(part, struct verbs_part, part);
+}
+
+/* The part's seat at an adapter, opened at first use. */
+EXSI_MUST_CHECK int verbs_seat_open(struct verbs_part *part, struct verbs_adapter *adapter, struct verbs_seat **out);
+/* Room for n completions in some queue of the seat (a new one if need be), and its end, after ibv_destroy_qp. */
+EXSI_MUST_CHECK int verbs_cq_get(struct verbs_seat *seat, uint32_t n, struct verbs_cq **out);
+void verbs_cq_put(struct verbs_cq *cq, uint32_t n);
+
+/* wr_id of a work request: recv (63) | generation (48..62) | slot (28..47) | index (0..27). */
+#define VERBS_WR_RECV       ((uint64_t)1 << 63)
+#define VERBS_WR_INDEX_MASK ((1u << 28) - 1)
+#define VERBS_SLOT_MAX      (1u << 20)
+#define VERBS_GENERATION    0x7fffu
+
+/* Give the queue pair a slot, which sets qp->wr_base (its generation and slot in place), and link it into part->qps;
+ * take it back. */
+EXSI_MUST_CHECK int verbs_slot_take(struct verbs_part *part, struct verbs_qp *qp);
+void verbs_slot_drop(struct verbs_qp *qp);
+
+/* Table entries. */
+int verbs_part_open(struct exsi_device *dev, struct exsi_poller *poller, struct exsi_part **out);
+void verbs_part_close(struct exsi_part *part);
+int verbs_part_progress(struct exsi_part *part);
+void verbs_part_doorbell(struct exsi_part *part, bool asleep);
+int verbs_poll_cq(struct exsi_part *part, struct exsi_wc *wc, int max);
+
+/* es-api 1.11: what a status means for the socket; 0 for success, ECANCELED for a flush. */
+int verbs_status_errno(enum ibv_wc_status status);
+
+/* --- asynchronous events (async.c) ---------------------------------------------------------------------- */
+
+EXSI_MUST_CHECK int verbs_async_part_open(struct verbs_part *part);
+void verbs_async_part_close(struct verbs_part *part);
+EXSI_MUST_CHECK int verbs_async_seat_open(struct verbs_seat *seat);
+void verbs_async_seat_close(struct verbs_seat *seat);
+/* The queue pair goes away: no event of it is kept.  Before ibv_destroy_qp. */
+void verbs_async_forget(struct verbs_qp *qp);
+
+/* --- queue pairs (qp.c, raw.c) ---------------------------------------------------------------------------- */
+
+/* What a posted send was, by its place in qp->sent (indices count on, modulo its length): errors tell only the wr_id.
+ */
+enum verbs_sent_kind { VERBS_SENT_SEND, VERBS_SENT_WRITE, VERBS_SENT_READ, VERBS_SENT_BIND, VERBS_SENT_INVALIDATE };
+
+struct verbs_sent {
+    uint64_t wr_id; /* the caller's; for BIND and INVALIDATE the index of the key */
+    uint8_t kind;
+    bool signalled; /* the caller wants to hear of it */
+};
+
+struct verbs_id;
+
+struct verbs_qp {
+    struct exsi_qp qp;
+    struct verbs_part *part;
+    struct verbs_adapter *adapter;
+    struct verbs_seat *seat;
+    struct verbs_domain *domain; /* the adapter's, or own_domain */
+    struct verbs_domain own_domain;
+    struct ibv_qp *ibqp;
+    struct verbs_cq *cq;
+    uint32_t cq_room;    /* reserved there */
+    struct verbs_id *id; /* NULL: raw */
+    struct exsi_list part_node;
+    uint64_t wr_base;
+    struct exsi_qp_attr attr;
+    struct verbs_keys keys;
+
+    struct verbs_sent *sent; /* sent_cap entries, used round and round */
+    uint32_t sent_cap, sent_next;
+    uint64_t *received; /* recv_wr entries: the callers' wr_ids */
+    uint32_t recv_next;
+
+    int error; /* first error, positive: what DISCONNECTED will say */
+    char reason[EXSI_REASON_MAX];
+    bool up;   /* RTS: keys may be bound */
+    bool down; /* error state: nothing is posted any more */
+
+    /* async.c */
+    struct exsi_list stricken_node; /* part->stricken */
+    int stricken;                   /* errno that its asynchronous event stands for; under vdev->lock */
+    union ibv_gid gid;              /* ours, while it lasts; IB transport, known from RTS */
+    uint8_t gid_index, port;
+};
+
+static inline struct verbs_qp *verbs_qp_of(struct exsi_qp *qp)
+{
+    return exsi_container_of(qp, struct verbs_qp, qp);
+}
+
+/* From poll_cq: one completion of this queue pair; false: it was the device's own business. */
+bool verbs_qp_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi_wc *out);
+/* Something else than a work request says that the connection is over: remember the error if it is the first,
+ * go to the error state, DISCONNECTED follows. */
+void verbs_qp_fail(struct verbs_qp *qp, int error, const char *fmt, ...) EXSI_PRINTF(3, 4);
+/* Post one request of the device's own (bind, invalidate) on the send queue: its place in qp->sent is filled in
+ * and wr->wr_id set. */
+EXSI_MUST_CHECK int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_sent_kind kind,
+                                      uint64_t key, bool signalled);
+
+int verbs_qp_create(struct exsi_part *part, struct exsi_cm_id *id, const struct exsi_qp_attr *attr,
+                    struct exsi_qp **out);
+void verbs_qp_destroy(struct exsi_qp *qp);
+void verbs_qp_abort(struct exsi_qp *qp);
+void verbs_qp_query(struct exsi_qp *qp, struct exsi_qp_info *out);
+int verbs_qp_post_recv(struct exsi_qp *qp, const struct exsi_recv_wr *wr, int n);
+int verbs_qp_post_send(struct exsi_qp *qp, const struct exsi_send_wr *wr, int n);
+void verbs_qp_flush(struct exsi_qp *qp);
+int verbs_raw_query(struct exsi_qp *qp, struct exsi_raw_address *out);
+int verbs_raw_to_rtr(struct exsi_qp *qp, const struct exsi_raw_address *peer);
+int verbs_raw_to_rts(struct exsi_qp *qp);
+
+/* --- connection management (cm.c) --------------------------------------------------------------------------- */
+
+struct verbs_id {
+    struct exsi_cm_id id;
+    struct verbs_part *part;
+    struct rdma_cm_id *cm;
+    struct verbs_adapter *adapter; /* from RESOLVED or REQUEST on */
+    struct verbs_qp *qp;
+    struct exsi_list node; /* part->ids */
+    struct exsi_cm_options opt;
+    struct exsi_timer timer;
+    int state; /* cm.c's */
+};
+
+static inline struct verbs_id *verbs_id_of(struct exsi_cm_id *id)
+{
+    return exsi_container_of(id, struct verbs_id, id);
+}
+
+/* The part's event channel; called by part_open and part_close (which has destroyed the queue pairs before). */
+EXSI_MUST_CHECK int verbs_cm_part_open(struct verbs_part *part);
+void verbs_cm_part_close(struct verbs_part *part);
+int verbs_cm_poll(struct exsi_part *part, struct exsi_cm_event *ev);
+int verbs_cm_listen(struct exsi_part *part, const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt,
+                    void *user, struct exsi_cm_id **out, union exsi_addr *bound);
+int verbs_cm_resolve(struct exsi_part *part, const union exsi_addr *source, const union exsi_addr *peer,
+                     const struct exsi_cm_options *opt, void *user, struct exsi_cm_id **out);
+int verbs_cm_connect(struct exsi_cm_id *id, const void *private_data, uint32_t len);
+int verbs_cm_accept(struct exsi_cm_id *id, const void *private_data, uint32_t len);
+void verbs_cm_reject(struct exsi_cm_id *id, const void *private_data, uint32_t len);
+void verbs_cm_disconnect(struct exsi_cm_id *id);
+void verbs_cm_destroy(struct exsi_cm_id *id);
+
+#endif
