@@ -173,7 +173,8 @@ enum exsi_cm_kind {
     EXSI_CM_FAILED,       /* id: error says why; reason is text for the user.  A refusal by the peer's
                              program is ECONNREFUSED with its private data */
     EXSI_CM_DISCONNECTED, /* qp: the connection is over.  error 0: the peer ended it in order;
-                             else the first error.  Comes after every completion of the queue pair */
+                             else the first error, and reason in words where there are some.  Comes
+                             after every completion of the queue pair */
 };
 
 #define EXSI_PRIVATE_MAX 256

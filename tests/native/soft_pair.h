@@ -107,6 +107,7 @@ static void side_event(struct side *s, const struct exsi_cm_event *ev)
     case EXSI_CM_DISCONNECTED:
         s->down = true;
         s->error = ev->error;
+        memcpy(s->reason, ev->reason, sizeof s->reason);
         break;
     }
     if (ev->private_len) {

@@ -213,22 +213,38 @@ static void test_told_off(struct pair *p)
 
 static void test_gone(struct pair *p)
 {
-    static const char *const when[] = {"in a header", "in a payload", "between FPDUs of one message", "by a reset"};
+    static const struct {
+        const char *when, *said;
+        size_t len;
+    } gone[] = {
+        {"in a header", "\0\x20\x41", 3},
+        {"behind a header that may be all of it", "\0\x12\x41\x43\0\0\0\0\0\0\0\0\0\0\0\1", 16},
+        {"in a small payload", "\0\x20\x41\x43\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0ab", 22},
+        {"in a large payload", "\4\x20\x41\x43\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0ab", 22},
+        {"in a WRITE of nothing", "\0\x0e\xc1\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 18},
+        {"in the CRC", "\0\x14\x41\x43\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0ab\0\0\0", 25},
+        {"between FPDUs of one message", NULL, 0},
+        {"by a reset", NULL, 0},
+    };
     struct mem in = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE);
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
         uint8_t reply[24];
         int fd = dial(p);
         must(set_up(p, fd, 0x10, 2, reply) == 0x10);
         post_recv(&p->b, &in, 0, 4096, 1);
         struct linger reset = {.l_onoff = 1};
-        if (i == 0) say(fd, "\0\x20\x41", 3);
-        if (i == 1) say(fd, "\0\x20\x41\x43\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0ab", 22);
-        if (i == 2) send_fpdu(fd, 1, 0, "part", 4, false, false);
-        if (i == 3) setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        bool by_reset = i == sizeof gone / sizeof *gone - 1;
+        if (gone[i].said)
+            say(fd, gone[i].said, gone[i].len);
+        else if (by_reset)
+            setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        else
+            send_fpdu(fd, 1, 0, "part", 4, false, false);
         pair_for_ms(p, 5);
         close(fd);
         ok(pair_until(p, p->b.down) && p->b.error == ECONNRESET && p->b.n_recv == 0 && p->b.n_flushed == 1,
-           "gone %s: ECONNRESET, the receive comes back", when[i]);
+           "gone %s: ECONNRESET, the receive comes back", gone[i].when);
+        ok(by_reset || strstr(p->b.reason, "middle of a message"), "and in words: %s", p->b.reason);
         side_end(&p->b);
     }
     mem_free(p, &in);

@@ -325,6 +325,8 @@ static void test_crc(struct pair *p)
         must(post(&p->a, wr, 3) == 0);
         ok(pair_until(p, p->a.down && p->b.down) && p->b.error == EPROTO && p->a.error == EPROTO,
            "CRC of FPDU %d spoilt ends the connection", i + 1);
+        ok(strcmp(p->b.reason, "MPA: CRC mismatch") == 0 && strstr(p->a.reason, "Terminate: MPA: CRC mismatch"),
+           "and both say so: %s", p->a.reason);
         ok(p->b.n_recv == (i == 0 ? 0 : 1), "and there is no completion for it");
         side_end(&p->a);
         side_end(&p->b);

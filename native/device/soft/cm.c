@@ -199,7 +199,8 @@ static void lost(struct soft_id *id)
     soft_qp_settle(id->part);
     if (qp->state == SOFT_QP_DOWN) return;
     qp->path->ops->abort(qp->path);
-    soft_qp_down(qp, error ? error : ECONNRESET);
+    soft_qp_down(qp, error ? error : ECONNRESET,
+                 error ? "the peer's host does not answer" : "the peer's process is gone");
 }
 
 int soft_cm_poll(struct exsi_part *epart, struct exsi_cm_event *ev)
@@ -212,6 +213,7 @@ int soft_cm_poll(struct exsi_part *epart, struct exsi_cm_event *ev)
         if (e->qp) {
             e->qp->down_polled = true;
             *ev = (struct exsi_cm_event){.kind = EXSI_CM_DISCONNECTED, .qp = &e->qp->qp, .error = e->qp->error};
+            memcpy(ev->reason, e->qp->reason, sizeof ev->reason);
             if (e->qp->id) ev->id = &e->qp->id->id;
             return 1;
         }

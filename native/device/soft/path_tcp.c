@@ -70,7 +70,8 @@ static uint32_t terminate_frame(const struct soft_tcp *t, const struct iwarp_err
 {
     uint8_t payload[IWARP_TERMINATE_MAX];
     uint32_t header_len = t->seg.tagged ? IWARP_TAGGED_LEN : IWARP_UNTAGGED_LEN;
-    if (header_len > t->head_have) with_header = false;
+    /* In MPA's eyes the stream is not what was sent, its headers included. */
+    if (header_len > t->head_have || err->layer == IWARP_LAYER_MPA) with_header = false;
     struct iwarp_segment seg = {.last = true, .opcode = IWARP_TERMINATE, .qn = IWARP_QN_TERMINATE, .msn = 1};
     seg.payload = iwarp_terminate_encode(err, with_header ? t->head : NULL, header_len, payload);
     uint32_t at = iwarp_encode(&seg, out);

@@ -211,9 +211,10 @@ static int received(struct soft_tcp *t, uint32_t n)
     return -1;
 }
 
+/* The header of an FPDU is kept until its CRC has come: head_have tells of each moment inside of one. */
 static void end_of_stream(struct soft_tcp *t)
 {
-    if (t->rx != TCP_RX_HEAD || t->head_have || t->mid_message) {
+    if (t->head_have || t->mid_message) {
         soft_tcp_broken(t, ECONNRESET, "the peer closed in the middle of a message");
         return;
     }

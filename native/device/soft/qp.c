@@ -7,6 +7,7 @@
  * path has stopped, and DISCONNECTED is queued exactly once.
  *
  * A sink must not call back into its path, so it only notes (part->work); soft_qp_settle acts. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,11 +62,12 @@ static void complete_recv(struct soft_qp *qp, uint32_t len, int error)
     soft_cq_push(qp, &wc);
 }
 
-void soft_qp_down(struct soft_qp *qp, int error)
+void soft_qp_down(struct soft_qp *qp, int error, const char *reason)
 {
     if (qp->state == SOFT_QP_DOWN) return;
     qp->state = SOFT_QP_DOWN;
     qp->error = error;
+    if (reason) snprintf(qp->reason, sizeof qp->reason, "%s", reason);
     exsi_timer_stop(qp->part->poller, &qp->close_timer);
     exsi_list_unlink(&qp->work_node);
     while (qp->sq_len) {
@@ -136,8 +138,10 @@ static void sink_peer_closed(struct soft_qp *qp)
 static void sink_broken(struct soft_qp *qp, int error, const char *reason)
 {
     if (qp->state == SOFT_QP_DOWN) return;
-    exsi_log(qp->part->log, EXSI_LOG_INFO, qp->log_id, "connection lost: %s", reason);
-    soft_qp_down(qp, error < 0 ? -error : error);
+    if (error < 0) error = -error;
+    exsi_log(qp->part->log, error == EPROTO ? EXSI_LOG_WARNING : EXSI_LOG_INFO, qp->log_id, "connection lost: %s",
+             reason);
+    soft_qp_down(qp, error, reason);
 }
 
 const struct soft_sink_ops soft_qp_sink = {
@@ -155,9 +159,11 @@ const struct soft_sink_ops soft_qp_sink = {
 static void close_late(struct exsi_timer *t)
 {
     struct soft_qp *qp = exsi_container_of(t, struct soft_qp, close_timer);
-    exsi_log(qp->part->log, EXSI_LOG_INFO, qp->log_id, "the peer did not close within %u ms", qp->close_timeout_ms);
+    char reason[EXSI_REASON_MAX];
+    snprintf(reason, sizeof reason, "the peer did not close within %u ms", qp->close_timeout_ms);
+    exsi_log(qp->part->log, EXSI_LOG_INFO, qp->log_id, "%s", reason);
     qp->path->ops->abort(qp->path);
-    soft_qp_down(qp, ETIMEDOUT);
+    soft_qp_down(qp, ETIMEDOUT, reason);
 }
 
 static uint32_t ring_cap(uint32_t wanted)
@@ -253,7 +259,7 @@ void soft_qp_start(struct soft_qp *qp)
     int rc = qp->path->ops->start(qp->path);
     if (rc < 0) {
         qp->path->ops->abort(qp->path);
-        soft_qp_down(qp, -rc);
+        soft_qp_down(qp, -rc, strerror(-rc));
         return;
     }
     soft_qp_flush(&qp->qp);
@@ -265,7 +271,7 @@ void soft_qp_shut(struct soft_qp *qp)
     qp->shut = true;
     if (exsi_timer_start(qp->part->poller, &qp->close_timer, (uint64_t)qp->close_timeout_ms * 1000000u) < 0) {
         qp->path->ops->abort(qp->path);
-        soft_qp_down(qp, ENOMEM);
+        soft_qp_down(qp, ENOMEM, NULL);
         return;
     }
     qp->path->ops->shut(qp->path);
@@ -277,7 +283,7 @@ static void qp_settle(struct soft_qp *qp)
 {
     if (qp->state != SOFT_QP_UP) return;
     if (qp->peer_closed && !qp->shut) soft_qp_shut(qp);
-    if (qp->state == SOFT_QP_UP && qp->peer_closed && !qp->sq_len) soft_qp_down(qp, 0);
+    if (qp->state == SOFT_QP_UP && qp->peer_closed && !qp->sq_len) soft_qp_down(qp, 0, NULL);
 }
 
 void soft_qp_settle(struct soft_part *part)
@@ -295,7 +301,7 @@ void soft_qp_abort(struct exsi_qp *eqp)
     struct soft_qp *qp = soft_qp_of(eqp);
     if (qp->state == SOFT_QP_DOWN) return;
     if (qp->path) qp->path->ops->abort(qp->path);
-    soft_qp_down(qp, ECONNABORTED);
+    soft_qp_down(qp, ECONNABORTED, NULL);
 }
 
 void soft_qp_query(struct exsi_qp *eqp, struct exsi_qp_info *out)

@@ -43,7 +43,8 @@ struct soft_qp {
     struct exsi_timer close_timer;
     uint64_t log_id;
     enum soft_qp_state state;
-    int error; /* of DISCONNECTED; 0 or a positive errno */
+    int error;                    /* of DISCONNECTED; 0 or a positive errno */
+    char reason[EXSI_REASON_MAX]; /* of it, in words */
     bool shut, peer_closed, down_polled;
     uint32_t close_timeout_ms;
     uint32_t max_recv_len;
@@ -93,8 +94,9 @@ void soft_qp_attach(struct soft_qp *qp, struct soft_path *path);
 void soft_qp_start(struct soft_qp *qp);
 /* Sending is over; ends in DISCONNECTED. */
 void soft_qp_shut(struct soft_qp *qp);
-/* The end, with the positive errno of DISCONNECTED; idempotent.  The path has stopped before. */
-void soft_qp_down(struct soft_qp *qp, int error);
+/* The end, with the positive errno of DISCONNECTED and what to say (NULL: nothing); idempotent.  The path has
+ * stopped before. */
+void soft_qp_down(struct soft_qp *qp, int error, const char *reason);
 /* Do what sinks could only note; called at each entry of the table that polls. */
 void soft_qp_settle(struct soft_part *part);
 

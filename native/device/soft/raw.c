@@ -115,8 +115,9 @@ void soft_raw_part_close(struct soft_part *part)
 static void raw_late(struct exsi_timer *t)
 {
     struct soft_raw_qp *raw = exsi_container_of(t, struct soft_raw_qp, timer);
-    exsi_log(raw->qp->part->log, EXSI_LOG_INFO, raw->qp->log_id, "the other end of a raw queue pair did not come");
-    soft_qp_down(raw->qp, ETIMEDOUT);
+    static const char reason[] = "the other end of a raw queue pair did not come";
+    exsi_log(raw->qp->part->log, EXSI_LOG_INFO, raw->qp->log_id, "%s", reason);
+    soft_qp_down(raw->qp, ETIMEDOUT, reason);
 }
 
 static struct soft_qp *find_qpn(struct soft_part *part, uint32_t qpn)
@@ -250,7 +251,7 @@ void soft_raw_failed(struct soft_id *id, int error)
     soft_id_free(id);
     if (!qp) return;
     exsi_timer_stop(qp->part->poller, &qp->raw->timer);
-    soft_qp_down(qp, error);
+    soft_qp_down(qp, error, NULL);
 }
 
 int soft_raw_to_rtr(struct exsi_qp *eqp, const struct exsi_raw_address *peer)
