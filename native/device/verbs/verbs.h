@@ -75,6 +75,7 @@
     X(rdma_accept)                                                                                                     \
     X(rdma_reject)                                                                                                     \
     X(rdma_disconnect)                                                                                                 \
+    X(rdma_notify)                                                                                                     \
     X(rdma_set_option)                                                                                                 \
     X(rdma_get_cm_event)                                                                                               \
     X(rdma_ack_cm_event)                                                                                               \
@@ -117,10 +118,11 @@ struct verbs_adapter {
     uint64_t max_msg;
     char name[32];
     int index;
-    bool iwarp;       /* no immediate data, no RNR; every WRITE is signalled */
-    bool windows;     /* type 2B: one key per advertisement, tied to a queue pair */
-    atomic_bool used; /* a connection was made on it: regions register here from the start */
-    atomic_bool gone; /* removed or fatal: nothing new is made on it */
+    bool iwarp;             /* no immediate data, no RNR; every WRITE is signalled */
+    bool windows;           /* type 2B: one key per advertisement, tied to a queue pair */
+    atomic_bool used;       /* a connection was made on it: regions register here from the start */
+    atomic_bool gone;       /* removed or fatal: nothing new is made on it */
+    atomic_uint ports_down; /* bit n: port n (bit 31: any above) went down and did not come back */
 };
 
 struct verbs_device {
@@ -129,6 +131,9 @@ struct verbs_device {
     struct exsi_log *log;
     pthread_mutex_t lock;
     struct exsi_list parts; /* verbs_part.device_node; under lock */
+    /* What an adapter's event may name; others of this process use the same ibv_context.  Under lock. */
+    struct exsi_list qps; /* verbs_qp.device_node */
+    struct exsi_list cqs; /* verbs_cq.device_node */
     /* Grows only; entry before count (release), count before entry (acquire). */
     struct verbs_adapter *adapters[VERBS_MAX_ADAPTERS];
     atomic_int n_adapters;
@@ -217,10 +222,12 @@ uint64_t verbs_key_ended(struct verbs_qp *qp, uint32_t index);
 struct verbs_cq {
     struct ibv_cq *cq;
     struct verbs_seat *seat;
-    struct exsi_list node; /* seat->cqs */
+    struct exsi_list node;        /* seat->cqs */
+    struct exsi_list device_node; /* vdev->cqs */
     uint32_t cap, reserved;
     uint32_t returned; /* of destroyed queue pairs: free once the queue was seen empty, for entries may linger */
     bool armed;
+    bool broken; /* overrun or failed, under vdev->lock: its queue pairs end */
 };
 
 /* A part's place at one adapter. */
@@ -233,16 +240,10 @@ struct verbs_seat {
     struct exsi_list cqs;
     /* async.c: the port went down; when this fires its connections end. */
     struct exsi_timer down_timer;
-    bool down;
 };
 
-/* What the adapter told; set by whichever part read it, under vdev->lock; done by the part itself. */
-enum verbs_news {
-    VERBS_NEWS_PORT_DOWN = 1,
-    VERBS_NEWS_PORT_UP = 2,
-    VERBS_NEWS_GID = 4,
-    VERBS_NEWS_GONE = 8,
-};
+/* What an adapter told; set by whichever part read it, under vdev->lock, and done by each part for its own. */
+enum verbs_news { VERBS_NEWS_PORTS = 1, VERBS_NEWS_GID = 2, VERBS_NEWS_GONE = 4, VERBS_NEWS_CQ = 8 };
 
 struct verbs_part {
     struct exsi_part part;
@@ -271,7 +272,9 @@ struct verbs_part {
     struct rdma_event_channel *cm_channel;
     struct exsi_watch cm_watch;
     struct exsi_list ids;    /* verbs_id.node */
-    struct exsi_list events; /* what poll_cm will give */
+    struct exsi_list events; /* verbs_id.event_node: what poll_cm will give */
+    struct exsi_list downs;  /* verbs_qp.down_node: in the error state, DISCONNECTED not polled */
+    int burials;             /* threads of cm_dial.c that end ids; under vdev->lock */
 };
 
 static inline struct verbs_part *verbs_part_of(struct exsi_part *part)
@@ -312,19 +315,33 @@ EXSI_MUST_CHECK int verbs_async_part_open(struct verbs_part *part);
 void verbs_async_part_close(struct verbs_part *part);
 EXSI_MUST_CHECK int verbs_async_seat_open(struct verbs_seat *seat);
 void verbs_async_seat_close(struct verbs_seat *seat);
-/* The queue pair goes away: no event of it is kept.  Before ibv_destroy_qp. */
+/* After ibv_create_qp (qp->ibqp set): its events are heard from now on. */
+void verbs_async_watch(struct verbs_qp *qp);
+/* After ibv_destroy_qp, when none can come any more, and before the memory goes. */
 void verbs_async_forget(struct verbs_qp *qp);
 
 /* --- queue pairs (qp.c, raw.c) ---------------------------------------------------------------------------- */
 
 /* What a posted send was, by its place in qp->sent (indices count on, modulo its length): errors tell only the wr_id.
  */
-enum verbs_sent_kind { VERBS_SENT_SEND, VERBS_SENT_WRITE, VERBS_SENT_READ, VERBS_SENT_BIND, VERBS_SENT_INVALIDATE };
+enum verbs_sent_kind {
+    VERBS_SENT_SEND,
+    VERBS_SENT_WRITE,
+    VERBS_SENT_READ,
+    VERBS_SENT_BIND,
+    VERBS_SENT_INVALIDATE,
+    VERBS_SENT_MARK, /* nothing at all: a zero-length WRITE or READ, to hear that the far device answers */
+};
+
+/* Requests beyond the caller's and the keys': one mark. */
+#define VERBS_OWN_WRS 1
 
 struct verbs_sent {
     uint64_t wr_id; /* the caller's; for BIND and INVALIDATE the index of the key */
+    uint32_t len;   /* bytes, for the counters */
     uint8_t kind;
-    bool signalled; /* the caller wants to hear of it */
+    bool signalled; /* it has a completion of its own also on success */
+    bool own;       /* the device's own: never told */
 };
 
 struct verbs_id;
@@ -345,21 +362,34 @@ struct verbs_qp {
     struct exsi_qp_attr attr;
     struct verbs_keys keys;
 
-    struct verbs_sent *sent; /* sent_cap entries, used round and round */
-    uint32_t sent_cap, sent_next;
-    uint64_t *received; /* recv_wr entries: the callers' wr_ids */
-    uint32_t recv_next;
+    /* Both used round and round, oldest first; what stands in them has not completed. */
+    struct verbs_sent *sent;
+    uint32_t sent_cap, sent_head, sent_len;
+    uint32_t sent_user;  /* of those, the caller's: at most attr.send_wr */
+    uint32_t sent_quiet; /* unsignalled ones behind the last signalled one */
+    uint64_t *received;  /* recv_wr entries: the callers' wr_ids */
+    uint32_t recv_head, recv_len;
 
     int error; /* first error, positive: what DISCONNECTED will say */
     char reason[EXSI_REASON_MAX];
-    bool up;   /* RTS: keys may be bound */
-    bool down; /* error state: nothing is posted any more */
+    bool up;                    /* RTS: keys may be bound */
+    bool down;                  /* error state: nothing is posted any more; what was is given back */
+    bool told;                  /* DISCONNECTED was polled */
+    bool shut;                  /* cm_disconnect: nothing more is posted */
+    bool left;                  /* the peer was told */
+    bool mark_out, heard;       /* keep-alive: a mark is on its way; something completed since it was looked at */
+    uint32_t silent;            /* keep-alive: looks in a row that found nothing */
+    struct exsi_list down_node; /* part->downs */
+    struct exsi_timer close_timer, cause_timer, alive_timer;
 
     /* async.c */
+    struct exsi_list device_node;   /* vdev->qps */
     struct exsi_list stricken_node; /* part->stricken */
     int stricken;                   /* errno that its asynchronous event stands for; under vdev->lock */
-    union ibv_gid gid;              /* ours, while it lasts; IB transport, known from RTS */
-    uint8_t gid_index, port;
+    uint8_t port;                   /* set by qp_create (id->port_num), before verbs_async_watch */
+    bool gid_known;                 /* our GID and its index are filled in (IB transport, once RTS) */
+    uint8_t gid_index;
+    union ibv_gid gid;
 };
 
 static inline struct verbs_qp *verbs_qp_of(struct exsi_qp *qp)
@@ -372,6 +402,16 @@ bool verbs_qp_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi
 /* Something else than a work request says that the connection is over: remember the error if it is the first,
  * go to the error state, DISCONNECTED follows. */
 void verbs_qp_fail(struct verbs_qp *qp, int error, const char *fmt, ...) EXSI_PRINTF(3, 4);
+/* The connection is there: RTS. */
+void verbs_qp_up(struct verbs_qp *qp);
+/* To the error state for the reason given, or for none (0: the peer ended it in order); the first one counts. */
+void verbs_qp_down(struct verbs_qp *qp, int error);
+/* From poll_cq, once the hardware's queues are empty: what queue pairs in the error state give back. */
+int verbs_qp_poll_down(struct verbs_part *part, struct exsi_wc *wc, int max);
+/* Nothing more is posted, and the peer is told once everything is out. */
+void verbs_qp_shut(struct verbs_qp *qp);
+/* Ends the hardware's half; idempotent. */
+void verbs_qp_bury(struct verbs_qp *qp);
 /* Post one request of the device's own (bind, invalidate) on the send queue: its place in qp->sent is filled in
  * and wr->wr_id set. */
 EXSI_MUST_CHECK int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_sent_kind kind,
@@ -391,6 +431,20 @@ int verbs_raw_to_rts(struct exsi_qp *qp);
 
 /* --- connection management (cm.c) --------------------------------------------------------------------------- */
 
+enum verbs_id_state {
+    VERBS_ID_LISTENING,
+    VERBS_ID_ADDRESS,   /* active: resolving */
+    VERBS_ID_ROUTE,     /* active: resolving */
+    VERBS_ID_RESOLVED,  /* active: the upper layer makes a queue pair */
+    VERBS_ID_CALLING,   /* active: request going out, reply awaited */
+    VERBS_ID_REQUESTED, /* passive: the upper layer decides */
+    VERBS_ID_ANSWERING, /* passive: reply going out */
+    VERBS_ID_UP,
+    VERBS_ID_DEAD, /* FAILED was queued, or the queue pair went; waits for cm_destroy */
+};
+
+struct verbs_dial;
+
 struct verbs_id {
     struct exsi_cm_id id;
     struct verbs_part *part;
@@ -399,9 +453,30 @@ struct verbs_id {
     struct verbs_qp *qp;
     struct exsi_list node; /* part->ids */
     struct exsi_cm_options opt;
-    struct exsi_timer timer;
-    int state; /* cm.c's */
+    struct exsi_timer timer; /* bounds the set-up */
+    enum verbs_id_state state;
+    struct exsi_list event_node; /* part->events */
+    struct exsi_cm_event event;
+    bool announced;          /* passive: REQUEST was polled, so the upper layer knows of it */
+    struct verbs_id *parent; /* its listener, until then */
+    struct verbs_dial *dial; /* cm_dial.c: rdma_connect runs in a thread */
 };
+
+/* The end of an id's set-up: FAILED with error (positive) and words.  One that nobody knows of is freed. */
+void verbs_id_fail(struct verbs_id *id, int error, const char *fmt, ...) EXSI_PRINTF(3, 4);
+/* Its queue pair goes away; true: it took over what is left of it, for later. */
+bool verbs_id_orphan(struct verbs_id *id);
+/* Its queue pair heard from the peer, which may be faster than the word that the connection is there. */
+void verbs_id_heard(struct verbs_id *id);
+
+/* iWARP: rdma_connect blocks for TCP's set-up, and an end in the middle of it for MPA's (cm_dial.c). */
+EXSI_MUST_CHECK int verbs_dial_start(struct verbs_id *id, const struct rdma_conn_param *param);
+/* No result of it comes any more. */
+void verbs_dial_stop(struct verbs_id *id);
+/* Destroy queue pair and id, which may block, in a thread; frees the id.  Room of the queue goes back then. */
+void verbs_bury_later(struct verbs_id *id);
+/* Wait for all such threads of the part. */
+void verbs_burials_wait(struct verbs_part *part);
 
 static inline struct verbs_id *verbs_id_of(struct exsi_cm_id *id)
 {
