@@ -274,7 +274,6 @@ struct verbs_part {
     struct exsi_list ids;    /* verbs_id.node */
     struct exsi_list events; /* verbs_id.event_node: what poll_cm will give */
     struct exsi_list downs;  /* verbs_qp.down_node: in the error state, DISCONNECTED not polled */
-    int burials;             /* threads of cm_dial.c that end ids; under vdev->lock */
 };
 
 static inline struct verbs_part *verbs_part_of(struct exsi_part *part)
@@ -333,8 +332,8 @@ enum verbs_sent_kind {
     VERBS_SENT_MARK, /* nothing at all: a zero-length WRITE or READ, to hear that the far device answers */
 };
 
-/* Requests beyond the caller's and the keys': one mark. */
-#define VERBS_OWN_WRS 1
+/* Requests beyond the caller's and the keys': the marks of keep-alive and of the end. */
+#define VERBS_OWN_WRS 2
 
 struct verbs_sent {
     uint64_t wr_id; /* the caller's; for BIND and INVALIDATE the index of the key */
@@ -412,6 +411,13 @@ int verbs_qp_poll_down(struct verbs_part *part, struct exsi_wc *wc, int max);
 void verbs_qp_shut(struct verbs_qp *qp);
 /* Ends the hardware's half; idempotent. */
 void verbs_qp_bury(struct verbs_qp *qp);
+/* Gives back everything else, once that is done. */
+void verbs_qp_free(struct verbs_qp *qp);
+/* A request that says nothing but that the far device answers. */
+EXSI_MUST_CHECK int verbs_qp_post_mark(struct verbs_qp *qp);
+/* A raw queue pair's adapter and hardware. */
+EXSI_MUST_CHECK int verbs_raw_adapter(struct verbs_part *part, struct verbs_adapter **out);
+EXSI_MUST_CHECK int verbs_raw_open(struct verbs_qp *qp, struct ibv_qp_init_attr *init);
 /* Post one request of the device's own (bind, invalidate) on the send queue: its place in qp->sent is filled in
  * and wr->wr_id set. */
 EXSI_MUST_CHECK int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_sent_kind kind,
@@ -459,7 +465,8 @@ struct verbs_id {
     struct exsi_cm_event event;
     bool announced;          /* passive: REQUEST was polled, so the upper layer knows of it */
     struct verbs_id *parent; /* its listener, until then */
-    struct verbs_dial *dial; /* cm_dial.c: rdma_connect runs in a thread */
+    struct verbs_dial *dial; /* cm_dial.c: a thread is at work */
+    struct verbs_qp *grave;  /* destroyed above, but not yet below */
 };
 
 /* The end of an id's set-up: FAILED with error (positive) and words.  One that nobody knows of is freed. */
@@ -469,14 +476,14 @@ bool verbs_id_orphan(struct verbs_id *id);
 /* Its queue pair heard from the peer, which may be faster than the word that the connection is there. */
 void verbs_id_heard(struct verbs_id *id);
 
-/* iWARP: rdma_connect blocks for TCP's set-up, and an end in the middle of it for MPA's (cm_dial.c). */
+/* iWARP: rdma_connect blocks for TCP's set-up, and an end in the middle of MPA's blocks for that (cm_dial.c). */
 EXSI_MUST_CHECK int verbs_dial_start(struct verbs_id *id, const struct rdma_conn_param *param);
-/* No result of it comes any more. */
+/* Would ending the id, or its queue pair, block now? */
+bool verbs_dial_pending(const struct verbs_id *id);
+/* End id->grave and the id in a thread; frees both then. */
+void verbs_dial_bury(struct verbs_id *id);
+/* Gives up waiting for a thread that connects, or waits for one that buries (then the id is gone). */
 void verbs_dial_stop(struct verbs_id *id);
-/* Destroy queue pair and id, which may block, in a thread; frees the id.  Room of the queue goes back then. */
-void verbs_bury_later(struct verbs_id *id);
-/* Wait for all such threads of the part. */
-void verbs_burials_wait(struct verbs_part *part);
 
 static inline struct verbs_id *verbs_id_of(struct exsi_cm_id *id)
 {
