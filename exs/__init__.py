@@ -9,7 +9,6 @@ from exs._statistics import Statistics, statistics
 from exs.api import (
     SOCK_SEQPACKET,
     SOCK_STREAM,
-    Socket,
     accept,
     connect,
     recv,
@@ -36,6 +35,7 @@ from exs.messages import (
     open_message_listeners,
 )
 from exs.queues import ReceiveQueue, SendQueue
+from exs.sockets import Socket
 from exs.streams import SocketListener, SocketStream, open_listeners, open_stream, serve
 
 __all__ = [

@@ -12,20 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
-from trio.abc import Channel, Listener
+from trio.abc import Channel
 
 from exs import _native
-from exs._dial import Exclusive, accept_one, check_listening, dial, listen
+from exs._dial import dial
+from exs._exclusive import Exclusive
+from exs._handles import SOCK_SEQPACKET
+from exs._listen import ListenerBase, listen
 from exs._pump import protected
-from exs.api import SOCK_SEQPACKET, Socket
 from exs.memory import Access, MemoryRegion
+from exs.sockets import Socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from exs._config import Options
     from exs._native import Span
-    from exs.api import Address
 
 __all__ = ["MessageChannel", "MessageListener", "open_message_channel", "open_message_listeners"]
 
@@ -145,8 +147,8 @@ class MessageChannel(Channel["Buffer"]):
             self._give_room_back()
 
 
-class MessageListener(Listener[MessageChannel]):
-    """Takes connections from a listening socket, as channels.
+class MessageListener(ListenerBase[MessageChannel]):
+    """A ``trio.abc.Listener``: takes connections from a listening socket, as channels.
 
     Args:
         socket: A listening ``SOCK_SEQPACKET`` socket; the listener owns it from now on.
@@ -159,30 +161,10 @@ class MessageListener(Listener[MessageChannel]):
         ValueError: Not a listening ``SOCK_SEQPACKET`` socket.
     """
 
-    def __init__(self, socket: Socket) -> None:
-        check_listening(socket, SOCK_SEQPACKET, "MessageListener")
-        self.socket = socket
+    _kind = SOCK_SEQPACKET
 
-    @property
-    def address(self) -> Address:
-        """The address that it is bound to; the port is the true one also where 0 was asked for."""
-        return self.socket.getsockname()
-
-    @protected
-    async def accept(self) -> MessageChannel:
-        """Wait for a connection.
-
-        Raises:
-            trio.ClosedResourceError: The listener is closed.
-            OSError: No more descriptors, or memory.
-
-        *Cancellation:* no connection was taken.
-        """
-        return MessageChannel(await accept_one(self.socket))
-
-    async def aclose(self) -> None:
-        """Stop listening."""
-        await self.socket.aclose()
+    def _made_of(self, socket: Socket) -> MessageChannel:
+        return MessageChannel(socket)
 
 
 async def open_message_channel(

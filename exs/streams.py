@@ -12,12 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
-from trio.abc import HalfCloseableStream, Listener
+from trio.abc import HalfCloseableStream
 
 from exs import _native
-from exs._dial import Exclusive, accept_one, check_listening, dial, listen
+from exs._dial import dial
+from exs._exclusive import Exclusive
+from exs._handles import SOCK_STREAM
+from exs._listen import ListenerBase, listen
 from exs._pump import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, protected
-from exs.api import SOCK_STREAM, Socket
+from exs.sockets import Socket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from exs._config import Options
     from exs._native import Span
-    from exs.api import Address
 
 __all__ = ["SocketListener", "SocketStream", "open_listeners", "open_stream", "serve"]
 
@@ -189,8 +191,8 @@ class SocketStream(HalfCloseableStream):
         await self.socket.aclose()
 
 
-class SocketListener(Listener[SocketStream]):
-    """Takes connections from a listening socket, as streams.
+class SocketListener(ListenerBase[SocketStream]):
+    """A ``trio.abc.Listener``: takes connections from a listening socket, as streams.
 
     Args:
         socket: A listening ``SOCK_STREAM`` socket; the listener owns it from now on.
@@ -203,30 +205,10 @@ class SocketListener(Listener[SocketStream]):
         ValueError: Not a listening ``SOCK_STREAM`` socket.
     """
 
-    def __init__(self, socket: Socket) -> None:
-        check_listening(socket, SOCK_STREAM, "SocketListener")
-        self.socket = socket
+    _kind = SOCK_STREAM
 
-    @property
-    def address(self) -> Address:
-        """The address that it is bound to; the port is the true one also where 0 was asked for."""
-        return self.socket.getsockname()
-
-    @protected
-    async def accept(self) -> SocketStream:
-        """Wait for a connection.
-
-        Raises:
-            trio.ClosedResourceError: The listener is closed.
-            OSError: No more descriptors, or memory.
-
-        *Cancellation:* no connection was taken.
-        """
-        return SocketStream(await accept_one(self.socket))
-
-    async def aclose(self) -> None:
-        """Stop listening."""
-        await self.socket.aclose()
+    def _made_of(self, socket: Socket) -> SocketStream:
+        return SocketStream(socket)
 
 
 async def open_stream(
