@@ -26,6 +26,7 @@ BIN = Path(sys.executable).parent
 # A skip for any other reason is a failure: it would hide a suite that does not run.
 ALLOWED_SKIPS = (
     r"needs root",
+    r"needs tshark",
     r"hard limit of open files",
     r"needs Python 3\.\d+",
     r"no huge pages",

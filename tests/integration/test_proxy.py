@@ -14,7 +14,7 @@ import exs
 from exs.testing import Corrupt, Cut, Inject, Stall, tcp_proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
 MIB = 1 << 20
 SETUP = 1000  # by then the set-up is over, both ways
@@ -138,6 +138,21 @@ async def test_a_stall_can_be_cancelled_and_closed() -> None:
 async def test_a_byte_that_is_turned_is_found_by_the_checksum(at: int) -> None:
     async with through(Corrupt("to_server", at), crc=True) as (client, server):
         assert not await transfer(client, server)
+
+
+async def test_a_checksum_that_is_wrong_is_named_on_both_ends(caplog: pytest.LogCaptureFixture) -> None:
+    async with through(Corrupt("to_server", SETUP + 1000), crc=True) as (client, server):
+
+        async def fails(operation: Awaitable[object], *words: str) -> None:
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await operation
+            assert isinstance(caught.value.__cause__, exs.ProtocolError)
+            assert all(word in str(caught.value) for word in words)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, client.send_all(bytes(3 * MIB)), "Terminate", "CRC")
+            nursery.start_soon(fails, server.receive_some(), "CRC")
+    assert sum("CRC" in record.message for record in caplog.records) == 2
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\xff" * 64, os.urandom(33)], ids=range(4))
