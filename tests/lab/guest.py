@@ -207,12 +207,23 @@ class Guest:
             raise self._failure("the guest ended without an exit status" if self.up else "the guest did not boot")
         return int(status.read_text())
 
-    def _failure(self, what: str) -> Failed:
-        self.kill()
+    def ended(self, patience: float) -> bool:
+        """Whether the machine is off, within so many seconds."""
+        try:
+            self._qemu.wait(patience)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def console_tail(self, lines: int = 40) -> str:
+        """The end of what its kernel and our script said."""
         console = self.folder / "console"
         text = console.read_text(errors="replace") if console.exists() else "(nothing)"
-        tail = "\n".join(text.splitlines()[-40:])
-        return Failed(f"{what}; the end of its console ({console}):\n{tail}")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _failure(self, what: str) -> Failed:
+        self.kill()
+        return Failed(f"{what}; the end of its console ({self.folder / 'console'}):\n{self.console_tail()}")
 
     def kill(self) -> None:
         """Switch it off."""

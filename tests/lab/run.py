@@ -12,6 +12,7 @@ from pathlib import Path
 import guest
 import kernel
 import packages
+import pair
 
 
 def default_venv() -> Path:
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--memory", type=int, default=2560, metavar="MIB")
         one.add_argument("--smc", action="store_true", help="load the kernel's SMC-R too")
         if name == "exec":
+            one.add_argument("--pair", action="store_true", help="two guests: the command runs in the first (agent.py)")
             one.add_argument("command", nargs="+")
     return top
 
@@ -43,7 +45,7 @@ def settings(given: list[str]) -> dict[str, str]:
     return {**ours, **dict(g.split("=", 1) for g in given)}
 
 
-def one_guest(options: argparse.Namespace) -> int:
+def one_job(options: argparse.Namespace) -> int:
     shell = options.verb == "shell"
     job = guest.Job(
         command=["/bin/bash", "-i"] if shell else options.command,
@@ -53,7 +55,11 @@ def one_guest(options: argparse.Namespace) -> int:
         timeout=86400.0 if shell else options.timeout,
     )
     shape = guest.Shape(options.cpus, options.memory, options.smc)
-    machine = guest.Guest(kernel.ensure(), job, shape=shape, interactive=shell)
+    machine: guest.Guest | pair.Pair
+    if not shell and options.pair:
+        machine = pair.Pair(kernel.ensure(), job, shape)
+    else:
+        machine = guest.Guest(kernel.ensure(), job, shape=shape, interactive=shell)
     try:
         status = machine.wait()
     finally:
@@ -71,7 +77,7 @@ def main() -> int:
         if options.verb == "setup":
             print(f"lab: kernel {kernel.ensure().release} in {kernel.CACHE}")
             return 0
-        return one_guest(options)
+        return one_job(options)
     except (packages.Missing, guest.Failed) as problem:
         print(f"lab: {problem}", file=sys.stderr)
         return 125
