@@ -16,7 +16,7 @@ extern const struct exsi_device_ops exsi_verbs_ops;
 /* --- adapters ------------------------------------------------------------------------------------------ */
 
 /* As ibv_query_port of the header does it, which would need the library at link time. */
-static int query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out)
+int verbs_query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out)
 {
     struct verbs_context *vctx = verbs_get_ctx(ctx);
     memset(out, 0, sizeof *out);
@@ -33,7 +33,7 @@ static int query_adapter(struct verbs_adapter *a)
     a->windows = (a->attr.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B) && a->attr.max_mw > 0;
     a->max_msg = 1u << 30;
     for (uint8_t i = 1; i <= a->attr.phys_port_cnt; i++)
-        if (query_port(a->ctx, i, &port) == 0 && port.max_msg_sz)
+        if (verbs_query_port(a->ctx, i, &port) == 0 && port.max_msg_sz)
             a->max_msg = exsi_min_u64(a->max_msg, port.max_msg_sz);
     return 0;
 }

@@ -89,7 +89,8 @@ int verbs_key_invalidate(struct exsi_qp *eqp, uint32_t rkey, uint64_t wr_id)
 {
     struct verbs_qp *qp = verbs_qp_of(eqp);
     struct verbs_keys *keys = &qp->keys;
-    if (!qp->adapter->windows) return 0;
+    /* In the error state no key opens anything. */
+    if (!qp->adapter->windows || qp->down) return 0;
     for (uint32_t i = 0; i < keys->n; i++) {
         struct verbs_key *key = &keys->keys[i];
         if (key->rkey != rkey || key->state != VERBS_KEY_BOUND) continue;

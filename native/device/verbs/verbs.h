@@ -39,6 +39,7 @@
     X(ibv_fork_init)                                                                                                   \
     X(ibv_query_device)                                                                                                \
     X(ibv_query_gid)                                                                                                   \
+    X(_ibv_query_gid_table)                                                                                            \
     X(ibv_alloc_pd)                                                                                                    \
     X(ibv_dealloc_pd)                                                                                                  \
     X(ibv_reg_mr)                                                                                                      \
@@ -144,6 +145,8 @@ static inline struct verbs_device *verbs_device_of(struct exsi_device *dev)
     return exsi_container_of(dev, struct verbs_device, dev);
 }
 
+/* A port as the kernel describes it: 0 or -errno. */
+EXSI_MUST_CHECK int verbs_query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out);
 /* The adapter behind id->verbs, added if it is new (plugged in since); marks it used.
  * -ENODEV when gone, -ENOSPC for one too many. */
 EXSI_MUST_CHECK int verbs_adapter_of(struct verbs_device *vdev, struct ibv_context *ctx, struct verbs_adapter **out);
@@ -373,6 +376,7 @@ struct verbs_qp {
     char reason[EXSI_REASON_MAX];
     bool up;                    /* RTS: keys may be bound */
     bool down;                  /* error state: nothing is posted any more; what was is given back */
+    bool buried;                /* nothing lands any more: what was posted comes back */
     bool told;                  /* DISCONNECTED was polled */
     bool shut;                  /* cm_disconnect: nothing more is posted */
     bool left;                  /* the peer was told */
@@ -380,6 +384,7 @@ struct verbs_qp {
     uint32_t silent;            /* keep-alive: looks in a row that found nothing */
     struct exsi_list down_node; /* part->downs */
     struct exsi_timer close_timer, cause_timer, alive_timer;
+    uint32_t psn; /* raw: where our sends begin */
 
     /* async.c */
     struct exsi_list device_node;   /* vdev->qps */
@@ -409,6 +414,10 @@ void verbs_qp_down(struct verbs_qp *qp, int error);
 int verbs_qp_poll_down(struct verbs_part *part, struct exsi_wc *wc, int max);
 /* Nothing more is posted, and the peer is told once everything is out. */
 void verbs_qp_shut(struct verbs_qp *qp);
+/* Look whether it is. */
+void verbs_qp_drained(struct verbs_qp *qp);
+/* The queue pair is broken and nobody said why: the reason is on its way, or the connection ends without. */
+void verbs_qp_lost(struct verbs_qp *qp);
 /* Ends the hardware's half; idempotent. */
 void verbs_qp_bury(struct verbs_qp *qp);
 /* Gives back everything else, once that is done. */
@@ -463,32 +472,26 @@ struct verbs_id {
     enum verbs_id_state state;
     struct exsi_list event_node; /* part->events */
     struct exsi_cm_event event;
-    bool announced;          /* passive: REQUEST was polled, so the upper layer knows of it */
-    struct verbs_id *parent; /* its listener, until then */
-    struct verbs_dial *dial; /* cm_dial.c: a thread is at work */
-    struct verbs_qp *grave;  /* destroyed above, but not yet below */
+    bool announced;              /* passive: REQUEST was polled, so the upper layer knows of it */
+    bool failed;                 /* FAILED was queued */
+    bool blocks;                 /* the kernel is dialling: destroying the id or its queue pair would wait for that */
+    bool buried;                 /* destroyed by the upper layer; a thread does the rest */
+    uint8_t reads_in, reads_out; /* passive: what the request asks for */
+    struct verbs_id *parent;     /* its listener, until it is announced */
+    struct verbs_dial *dial;     /* cm_dial.c: a thread is at work */
+    struct verbs_qp *grave;      /* destroyed by the upper layer while the id blocks */
 };
-
-/* The end of an id's set-up: FAILED with error (positive) and words.  One that nobody knows of is freed. */
-void verbs_id_fail(struct verbs_id *id, int error, const char *fmt, ...) EXSI_PRINTF(3, 4);
-/* Its queue pair goes away; true: it took over what is left of it, for later. */
-bool verbs_id_orphan(struct verbs_id *id);
-/* Its queue pair heard from the peer, which may be faster than the word that the connection is there. */
-void verbs_id_heard(struct verbs_id *id);
-
-/* iWARP: rdma_connect blocks for TCP's set-up, and an end in the middle of MPA's blocks for that (cm_dial.c). */
-EXSI_MUST_CHECK int verbs_dial_start(struct verbs_id *id, const struct rdma_conn_param *param);
-/* Would ending the id, or its queue pair, block now? */
-bool verbs_dial_pending(const struct verbs_id *id);
-/* End id->grave and the id in a thread; frees both then. */
-void verbs_dial_bury(struct verbs_id *id);
-/* Gives up waiting for a thread that connects, or waits for one that buries (then the id is gone). */
-void verbs_dial_stop(struct verbs_id *id);
 
 static inline struct verbs_id *verbs_id_of(struct exsi_cm_id *id)
 {
     return exsi_container_of(id, struct verbs_id, id);
 }
+
+/* Its queue pair goes away; true: it took it over, for later. */
+bool verbs_id_orphan(struct verbs_id *id);
+/* Its queue pair heard from the peer, which may be faster than the word that the connection is there. */
+void verbs_id_heard(struct verbs_id *id);
+void verbs_id_names(const struct verbs_id *id, union exsi_addr *local, union exsi_addr *peer);
 
 /* The part's event channel; called by part_open and part_close (which has destroyed the queue pairs before). */
 EXSI_MUST_CHECK int verbs_cm_part_open(struct verbs_part *part);

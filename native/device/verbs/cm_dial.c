@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* What blocks in iWARP's connection management, in threads of its own.
+ *
+ * The kernel connects TCP inside rdma_connect (two minutes, if nobody answers), and then waits for MPA's answer in
+ * everything that would destroy the id or its queue pair (10 s in siw).  So an id that dials has a thread in the first
+ * phase, which is cancelled if the id is given up: that interrupts the system call; and one that is given up in either
+ * is destroyed by a thread.
+ * Invariant: an id has one thread at most, id->dial, which is joined under the group's lock before the id is freed. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "device/verbs/cm.h"
+
+enum { STACK = 256 * 1024 };
+
+struct verbs_dial {
+    struct verbs_id *id;
+    const struct verbs_lib *lib;
+    struct rdma_cm_id *cm;
+    struct ibv_qp *ibqp; /* to be destroyed with the id */
+    pthread_t thread;
+    struct exsi_watch watch; /* the eventfd by which the thread says that it is done */
+    int fd;
+    struct rdma_conn_param param;
+    uint8_t private_data[UINT8_MAX];
+    int rc; /* of rdma_connect; read after the thread was joined */
+};
+
+static void say_done(const struct verbs_dial *d)
+{
+    uint64_t one = 1;
+    ssize_t n = write(d->fd, &one, sizeof one);
+    (void)n; /* a counter of one cannot be full */
+}
+
+static void *connect_main(void *arg)
+{
+    struct verbs_dial *d = arg;
+    int rc = d->lib->rdma_connect(d->cm, &d->param) < 0 ? -errno : 0;
+    int old;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+    d->rc = rc;
+    say_done(d);
+    return NULL;
+}
+
+static void *bury_main(void *arg)
+{
+    struct verbs_dial *d = arg;
+    int old;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+    if (d->ibqp) (void)d->lib->ibv_destroy_qp(d->ibqp);
+    (void)d->lib->rdma_destroy_id(d->cm);
+    say_done(d);
+    return NULL;
+}
+
+static void dial_free(struct verbs_dial *d)
+{
+    exsi_poller_del(d->id->part->poller, &d->watch);
+    if (d->fd >= 0) close(d->fd);
+    d->id->dial = NULL;
+    free(d);
+}
+
+/* Both kinds end here. */
+static void over(struct verbs_dial *d)
+{
+    struct verbs_id *id = d->id;
+    pthread_join(d->thread, NULL);
+    int rc = d->rc;
+    dial_free(d);
+    if (id->buried) {
+        id->cm = NULL;
+        if (id->grave) verbs_qp_free(id->grave);
+        verbs_id_free(id);
+        return;
+    }
+    if (rc == 0) return; /* the kernel waits for MPA's answer now */
+    id->blocks = false;
+    if (id->state == VERBS_ID_CALLING && !id->failed) verbs_id_unreachable(id, -rc);
+}
+
+static void on_done(struct exsi_watch *w, uint32_t events)
+{
+    (void)events;
+    over(exsi_container_of(w, struct verbs_dial, watch));
+}
+
+/* Its signals are everybody else's. */
+static int spawn(struct verbs_dial *d, void *(*fn)(void *))
+{
+    pthread_attr_t attr;
+    sigset_t all, old;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = -pthread_create(&d->thread, &attr, fn, d);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return rc;
+}
+
+static int dial_open(struct verbs_id *id, struct verbs_dial **out)
+{
+    struct verbs_dial *d = calloc(1, sizeof *d);
+    if (!d) return -ENOMEM;
+    d->id = id;
+    d->lib = id->part->lib;
+    d->cm = id->cm;
+    d->watch = (struct exsi_watch){.fd = -1, .fn = on_done};
+    id->dial = d;
+    d->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int rc = d->fd < 0 ? -errno : exsi_poller_add(id->part->poller, &d->watch, d->fd, EPOLLIN);
+    if (rc < 0)
+        dial_free(d);
+    else
+        *out = d;
+    return rc;
+}
+
+int verbs_dial_start(struct verbs_id *id, const struct rdma_conn_param *param)
+{
+    struct verbs_dial *d;
+    EXSI_TRY(dial_open(id, &d));
+    d->param = *param;
+    if (param->private_data_len) memcpy(d->private_data, param->private_data, param->private_data_len);
+    d->param.private_data = d->private_data;
+    int rc = spawn(d, connect_main);
+    if (rc < 0)
+        dial_free(d);
+    else
+        id->blocks = true;
+    return rc;
+}
+
+void verbs_dial_over(struct verbs_id *id)
+{
+    id->blocks = false;
+    if (!id->dial) return;
+    /* It has returned, or is about to. */
+    pthread_join(id->dial->thread, NULL);
+    dial_free(id->dial);
+}
+
+void verbs_dial_bury(struct verbs_id *id)
+{
+    struct verbs_dial *d = id->dial;
+    if (d) {
+        pthread_cancel(d->thread);
+        pthread_join(d->thread, NULL);
+        dial_free(d);
+    }
+    /* Detached first: librdmacm looks at it when an event comes. */
+    struct ibv_qp *ibqp = id->grave ? id->grave->ibqp : NULL;
+    id->cm->qp = NULL;
+    if (id->grave) verbs_async_forget(id->grave);
+    int rc = dial_open(id, &d);
+    if (rc == 0) {
+        d->ibqp = ibqp;
+        rc = spawn(d, bury_main);
+        if (rc < 0) dial_free(d);
+    }
+    if (rc == 0) {
+        if (id->grave) id->grave->ibqp = NULL;
+        id->buried = true;
+        return;
+    }
+    verbs_id_end(id); /* no thread to be had: it blocks */
+}
+
+void verbs_dial_join(struct verbs_id *id)
+{
+    over(id->dial);
+}

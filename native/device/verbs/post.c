@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* What is posted on a queue pair and what completes there.
+ *
+ * qp->sent and qp->received remember every request that has not completed, in posting order; the hardware's wr_id
+ * says where.  A completion of a send retires everything up to it, since requests complete in order and the quiet
+ * ones before it say nothing.  Invariant: sent_len <= sent_cap, which is the depth of the hardware's queue, and
+ * sent_user <= attr.send_wr, so the device's own requests always find room.
+ *
+ * A flush is never told by itself: what was posted stays in these rings and is given back by qp.c, behind
+ * the reason. */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "device/verbs/verbs.h"
+
+enum { POST_MAX = 16 }; /* requests of one call */
+
+/* --- sending --------------------------------------------------------------------------------------- */
+
+static uint32_t sent_place(const struct verbs_qp *qp, uint32_t ahead)
+{
+    return (qp->sent_head + qp->sent_len + ahead) % qp->sent_cap;
+}
+
+static void sent_push(struct verbs_qp *qp, const struct verbs_sent *sent, bool quiet)
+{
+    qp->sent[sent_place(qp, 0)] = *sent;
+    qp->sent_len++;
+    if (!sent->own) qp->sent_user++;
+    qp->sent_quiet = quiet ? qp->sent_quiet + 1 : 0;
+}
+
+struct chain {
+    struct ibv_send_wr wr[POST_MAX];
+    struct ibv_sge sge[POST_MAX][EXSI_MAX_SGE];
+    struct verbs_sent sent[POST_MAX];
+};
+
+static int fill_pieces(struct verbs_qp *qp, const struct exsi_send_wr *in, struct ibv_sge *sge, uint64_t *total)
+{
+    *total = 0;
+    if (in->num_sge > EXSI_MAX_SGE) return -EINVAL;
+    for (uint32_t i = 0; i < in->num_sge; i++) {
+        struct ibv_mr *mr = NULL;
+        if (!(in->flags & EXSI_WR_INLINE)) {
+            if (!in->sge[i].mr) return -EINVAL;
+            EXSI_TRY(verbs_mr_in(in->sge[i].mr, qp->domain, &mr));
+        }
+        sge[i] = (struct ibv_sge){
+            .addr = (uint64_t)(uintptr_t)in->sge[i].addr, .length = in->sge[i].len, .lkey = mr ? mr->lkey : 0};
+        *total += in->sge[i].len;
+    }
+    if (in->flags & EXSI_WR_INLINE && *total > VERBS_INLINE) return -EINVAL;
+    return *total <= qp->adapter->max_msg ? 0 : -EMSGSIZE;
+}
+
+static int fill_op(const struct verbs_qp *qp, const struct exsi_send_wr *in, struct ibv_send_wr *wr)
+{
+    wr->wr.rdma.remote_addr = in->raddr;
+    wr->wr.rdma.rkey = in->rkey;
+    switch (in->op) {
+    case EXSI_WR_SEND: wr->opcode = IBV_WR_SEND; return VERBS_SENT_SEND;
+    case EXSI_WR_WRITE: wr->opcode = IBV_WR_RDMA_WRITE; return VERBS_SENT_WRITE;
+    case EXSI_WR_WRITE_IMM:
+        if (qp->adapter->iwarp) return -EOPNOTSUPP;
+        wr->opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
+        wr->imm_data = htonl(in->imm);
+        return VERBS_SENT_WRITE;
+    case EXSI_WR_READ: wr->opcode = IBV_WR_RDMA_READ; return VERBS_SENT_READ;
+    }
+    return -EINVAL;
+}
+
+static int fill(struct verbs_qp *qp, struct chain *c, int i, const struct exsi_send_wr *in)
+{
+    struct ibv_send_wr *wr = &c->wr[i];
+    uint64_t total;
+    EXSI_TRY(fill_pieces(qp, in, c->sge[i], &total));
+    *wr = (struct ibv_send_wr){
+        .wr_id = qp->wr_base | sent_place(qp, (uint32_t)i), .sg_list = c->sge[i], .num_sge = (int)in->num_sge};
+    int kind = fill_op(qp, in, wr);
+    EXSI_TRY(kind);
+    bool signalled = in->flags & EXSI_WR_SIGNALED;
+    /* iWARP: siw hands on the pages of a WRITE by reference, and only its own completion says that they are free.
+     * Its SENDs too: the end in order waits for them, and has no mark that every iWARP peer takes. */
+    if (signalled || qp->adapter->iwarp) wr->send_flags |= IBV_SEND_SIGNALED;
+    if (in->flags & EXSI_WR_SOLICITED) wr->send_flags |= IBV_SEND_SOLICITED;
+    if (in->flags & EXSI_WR_INLINE && total) wr->send_flags |= IBV_SEND_INLINE;
+    c->sent[i] =
+        (struct verbs_sent){.wr_id = in->wr_id, .len = (uint32_t)total, .kind = (uint8_t)kind, .signalled = signalled};
+    if (i > 0) c->wr[i - 1].next = wr;
+    return 0;
+}
+
+/* Give n requests to the hardware.  If it took only some, or the queue pair broke under it, they count as
+ * posted all the same, and come back with the others. */
+static int hand_over(struct verbs_qp *qp, struct ibv_send_wr *wr)
+{
+    struct ibv_send_wr *bad = NULL;
+    int rc = ibv_post_send(qp->ibqp, wr, &bad);
+    if (rc == 0) return 0;
+    if (rc < 0) rc = errno;
+    if (bad == wr && (rc == ENOMEM || rc == EINVAL) && qp->up) return -rc;
+    verbs_qp_lost(qp);
+    return 0;
+}
+
+int verbs_qp_post_send(struct exsi_qp *eqp, const struct exsi_send_wr *wr, int n)
+{
+    struct verbs_qp *qp = verbs_qp_of(eqp);
+    struct chain c;
+    if (n < 0 || n > POST_MAX) return -EINVAL;
+    if (qp->told) return -ENOTCONN;
+    if (qp->shut && !qp->down) return -EPIPE;
+    if (!qp->up && !qp->down) return -EINVAL;
+    if ((uint32_t)n > qp->attr.send_wr - qp->sent_user) return -ENOMEM;
+    for (int i = 0; i < n; i++) EXSI_TRY(fill(qp, &c, i, &wr[i]));
+    if (n && !qp->down) EXSI_TRY(hand_over(qp, c.wr));
+    for (int i = 0; i < n; i++) sent_push(qp, &c.sent[i], !(c.wr[i].send_flags & IBV_SEND_SIGNALED));
+    return 0;
+}
+
+int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_sent_kind kind, uint64_t key,
+                      bool signalled)
+{
+    if (qp->down || !qp->up) return -ENOTCONN;
+    if (qp->sent_len == qp->sent_cap) return -ENOMEM;
+    struct verbs_sent sent = {.wr_id = key, .kind = (uint8_t)kind, .signalled = signalled, .own = true};
+    wr->wr_id = qp->wr_base | sent_place(qp, 0);
+    wr->next = NULL;
+    if (signalled || qp->adapter->iwarp) wr->send_flags |= IBV_SEND_SIGNALED;
+    EXSI_TRY(hand_over(qp, wr));
+    sent_push(qp, &sent, !(wr->send_flags & IBV_SEND_SIGNALED));
+    return 0;
+}
+
+int verbs_qp_post_mark(struct verbs_qp *qp)
+{
+    /* Without a length neither key nor address mean anything (IBTA 9.4.3, RFC 5040 §5.2).  On InfiniBand the far
+     * device acknowledges a WRITE; on iWARP only the answer to a READ says that it is there. */
+    struct ibv_send_wr wr = {.opcode = qp->adapter->iwarp ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE};
+    return verbs_qp_post_own(qp, &wr, VERBS_SENT_MARK, 0, true);
+}
+
+void verbs_qp_flush(struct exsi_qp *qp)
+{
+    (void)qp; /* posting rings the doorbell */
+}
+
+/* --- receiving --------------------------------------------------------------------------------------- */
+
+static int post_one(struct verbs_qp *qp, const struct exsi_recv_wr *in)
+{
+    uint32_t place = (qp->recv_head + qp->recv_len) % qp->attr.recv_wr;
+    if (!qp->down) {
+        struct ibv_mr *mr;
+        EXSI_TRY(verbs_mr_in(in->sge.mr, qp->domain, &mr));
+        struct ibv_sge sge = {.addr = (uint64_t)(uintptr_t)in->sge.addr, .length = in->sge.len, .lkey = mr->lkey};
+        struct ibv_recv_wr wr = {.wr_id = qp->wr_base | VERBS_WR_RECV | place, .sg_list = &sge, .num_sge = 1};
+        struct ibv_recv_wr *bad;
+        int rc = ibv_post_recv(qp->ibqp, &wr, &bad);
+        if (rc == ENOMEM || rc == EINVAL) return -rc;
+        if (rc != 0) verbs_qp_lost(qp);
+    }
+    qp->received[place] = in->wr_id;
+    qp->recv_len++;
+    return 0;
+}
+
+int verbs_qp_post_recv(struct exsi_qp *eqp, const struct exsi_recv_wr *wr, int n)
+{
+    struct verbs_qp *qp = verbs_qp_of(eqp);
+    if (qp->told) return -ENOTCONN;
+    if (n < 0 || (uint32_t)n > qp->attr.recv_wr - qp->recv_len) return -ENOMEM;
+    for (int i = 0; i < n; i++) EXSI_TRY(post_one(qp, &wr[i]));
+    return 0;
+}
+
+/* --- completions --------------------------------------------------------------------------------------- */
+
+/* The request failed for itself: the connection is over. */
+static int failed(struct verbs_qp *qp, const struct ibv_wc *in)
+{
+    int error = verbs_status_errno(in->status);
+    const char *text = qp->part->lib->ibv_wc_status_str(in->status);
+    if (!qp->error) {
+        qp->error = error;
+        snprintf(qp->reason, sizeof qp->reason, "a work request failed: %s", text);
+    }
+    verbs_qp_down(qp, error);
+    return error;
+}
+
+static bool recv_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi_wc *out)
+{
+    uint32_t place = (uint32_t)in->wr_id & VERBS_WR_INDEX_MASK;
+    if (!qp->recv_len || place != qp->recv_head) return false;
+    *out = (struct exsi_wc){.wr_id = qp->received[place], .qp = &qp->qp, .op = EXSI_WC_RECV, .vendor = in->status};
+    qp->recv_head = (qp->recv_head + 1) % qp->attr.recv_wr;
+    qp->recv_len--;
+    if (in->status != IBV_WC_SUCCESS) {
+        out->error = failed(qp, in);
+        return true;
+    }
+    qp->heard = true;
+    if (qp->id) verbs_id_heard(qp->id);
+    out->byte_len = in->byte_len;
+    exsi_count(qp->attr.stats, bytes_device, in->byte_len);
+    if (in->wc_flags & IBV_WC_WITH_IMM) {
+        out->op = EXSI_WC_RECV_IMM;
+        out->imm = ntohl(in->imm_data);
+    }
+    return true;
+}
+
+/* Everything up to place is over; the last one. */
+static struct verbs_sent retire(struct verbs_qp *qp, uint32_t n)
+{
+    struct verbs_sent last = {0};
+    while (n--) {
+        last = qp->sent[qp->sent_head];
+        qp->sent_head = (qp->sent_head + 1) % qp->sent_cap;
+        qp->sent_len--;
+        if (!last.own) qp->sent_user--;
+        exsi_count(qp->attr.stats, bytes_device, last.len);
+    }
+    if (qp->sent_quiet > qp->sent_len) qp->sent_quiet = qp->sent_len;
+    return last;
+}
+
+static bool sent_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi_wc *out)
+{
+    uint32_t place = (uint32_t)in->wr_id & VERBS_WR_INDEX_MASK;
+    if (place >= qp->sent_cap) return false;
+    uint32_t behind = (place + qp->sent_cap - qp->sent_head) % qp->sent_cap;
+    if (behind >= qp->sent_len) return false;
+    struct verbs_sent sent = retire(qp, behind + 1);
+    *out = (struct exsi_wc){.wr_id = sent.wr_id, .qp = &qp->qp, .vendor = in->status};
+    out->error = in->status == IBV_WC_SUCCESS ? 0 : failed(qp, in);
+    if (!out->error) {
+        qp->heard = true;
+        verbs_qp_drained(qp);
+    }
+    switch ((enum verbs_sent_kind)sent.kind) {
+    case VERBS_SENT_SEND: out->op = EXSI_WC_SEND; break;
+    case VERBS_SENT_WRITE: out->op = EXSI_WC_WRITE; break;
+    case VERBS_SENT_READ: out->op = EXSI_WC_READ; break;
+    case VERBS_SENT_BIND: return false;
+    case VERBS_SENT_INVALIDATE:
+        if (out->error) return false;
+        out->op = EXSI_WC_INVALIDATE;
+        out->wr_id = verbs_key_ended(qp, (uint32_t)sent.wr_id);
+        return true;
+    case VERBS_SENT_MARK: qp->mark_out = false; return false;
+    }
+    return sent.signalled || out->error;
+}
+
+bool verbs_qp_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi_wc *out)
+{
+    /* Of one that was buried everything comes back as not done. */
+    if (qp->buried) return false;
+    if (in->status == IBV_WC_WR_FLUSH_ERR) {
+        verbs_qp_lost(qp);
+        return false;
+    }
+    return in->wr_id & VERBS_WR_RECV ? recv_complete(qp, in, out) : sent_complete(qp, in, out);
+}
