@@ -322,21 +322,29 @@ static exsi_piece piece_at(const struct batch *b, int i)
         .base = (char *)b->whole.base + off, .len = left < b->piece ? left : b->piece, .mr = b->whole.mr};
 }
 
-/* One lock for all that is registered; a piece that needs a region of its own gets it under the lock,
- * which devices that pin pages make slow: batches are for registered memory. */
-static int post_batch(struct call *c, const struct batch *b, uint32_t flags, bool receive, uint64_t cookie)
+/* So many pieces find their memory before the lock is taken, and go under one lock. */
+#define BATCH 64
+
+/* Pieces first to first + n of a batch; how many were accepted, *rc says why not all. */
+static int post_some(struct call *c, const struct batch *b, int first, int n, uint32_t flags, bool receive,
+                     uint64_t cookie, int *rc)
 {
-    int rc = 0, i = 0;
-    for (; i < b->n; i++) {
-        struct exsi_xfer x;
-        exsi_piece piece = piece_at(b, i);
-        rc = exsi_xfer_prepare(c->s, &piece, 1, flags, receive, &x);
-        if (rc < 0) break;
-        rc = exsi_xfer_post(c->s, &x, c->eq, cookie + (uint64_t)i, false, &c->op);
-        exsi_xfer_drop(c->s, &x);
-        if (rc < 0) break;
+    struct exsi_xfer x[BATCH];
+    int prepared = 0, posted = 0;
+    *rc = 0;
+    for (; prepared < n && *rc == 0; prepared += *rc == 0) {
+        exsi_piece piece = piece_at(b, first + prepared);
+        *rc = exsi_xfer_prepare(c->s, &piece, 1, flags, receive, &x[prepared]);
     }
-    return i > 0 ? i : rc;
+    call_lock(c);
+    int refused = 0;
+    for (; posted < prepared && refused == 0; posted += refused == 0)
+        refused = exsi_xfer_post(c->s, &x[posted], c->eq, cookie + (uint64_t)(first + posted), false, &c->op);
+    if (refused < 0) *rc = refused;
+    if (*rc < 0 || first + n == b->n) (void)call_settle(c, 1);
+    call_unlock(c);
+    for (int i = 0; i < prepared; i++) exsi_xfer_drop(c->s, &x[i]);
+    return posted;
 }
 
 static int transfer_batch(exsi_ctx *ctx, uint64_t sock, const struct batch *b, uint32_t flags, bool receive,
@@ -345,8 +353,12 @@ static int transfer_batch(exsi_ctx *ctx, uint64_t sock, const struct batch *b, u
     struct call c;
     if (b->n < 1 || (flags & EXSI_OPF_DONTWAIT)) return -EINVAL;
     if (!eq) return -EBADF;
-    EXSI_TRY(call_enter(&c, ctx, sock, eq, out));
-    return call_leave(&c, post_batch(&c, b, flags, receive, cookie));
+    EXSI_TRY(call_find(&c, ctx, sock, eq, out));
+    int rc = 0, i = 0;
+    while (i < b->n && rc == 0)
+        i += post_some(&c, b, i, b->n - i < BATCH ? b->n - i : BATCH, flags, receive, cookie, &rc);
+    call_drop(&c);
+    return i > 0 ? i : rc;
 }
 
 int exsi_send_many(exsi_ctx *ctx, uint64_t sock, const exsi_piece *vec, int n, uint32_t flags, uint64_t cookie,

@@ -52,6 +52,7 @@ int exsi_ctx_open(struct exsi_ctx **out)
     exsi_table_init(&ctx->sockets, EXSI_HANDLE_SOCKET);
     exsi_table_init(&ctx->endpoints, EXSI_HANDLE_ENDPOINT);
     list_devices(ctx);
+    for (int i = 0; i < EXSI_MAX_DEVICES; i++) exsi_pool_init(&ctx->devices[i].pool);
     *out = ctx;
     return 0;
 
@@ -84,6 +85,7 @@ void exsi_ctx_free(struct exsi_ctx *ctx)
     exsi_mr_table_close(ctx);
     for (int i = 0; i < ctx->n_devices; i++) {
         struct exsi_open_device *d = &ctx->devices[i];
+        exsi_pool_fini(&d->pool);
         if (d->dev) d->entry->ops->close(d->dev);
     }
     exsi_table_fini(&ctx->endpoints);

@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "base/list.h"
+#include "core/pool.h"
 #include "core/table.h"
 #include "device/device.h"
 
@@ -22,6 +23,7 @@ struct exsi_open_device {
     struct exsi_device *dev;      /* NULL until first use, or absent */
     char reason[EXSI_REASON_MAX]; /* why it is not there */
     bool tried;
+    struct exsi_pool pool;
 };
 
 struct exsi_mr_table;

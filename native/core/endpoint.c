@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* One queue pair with its receives, its send budget and its end (core/endpoint.h).
  *
- * Owns the receive slots, the account of posted sends, and the order of death: first error, abort,
- * DISCONNECTED, engine->on_error once.  Knows no message.
+ * Owns the receive slots and the ring's memory, the account of posted sends, and the order of death: first error,
+ * abort, DISCONNECTED, engine->on_error once.  Knows no message.
  *
  * The account: every signalled request pushes onto sq_fifo how many requests its completion retires,
  * itself and the unsignalled ones since the last signalled; requests complete in posting order, so a
@@ -21,21 +21,53 @@
 /* Longest message that can be received: control messages of every engine are far shorter. */
 #define MAX_SLOT 256
 
-static int recv_memory(struct exsi_endpoint *ep)
+/* Its own memory file: on one host the peer may fill it itself, while we compute.  A peer may keep it mapped for
+ * longer than the connection lasts, so no ring serves a second one. */
+static int make_ring(struct exsi_ctx *ctx, struct exsi_device *dev, size_t len, struct exsi_ep_memory *m)
 {
-    size_t len = (size_t)ep->attr.recv_slots * ep->attr.recv_slot_len;
-    ep->recv_mem = malloc(len);
-    if (!ep->recv_mem) return -ENOMEM;
-    struct exsi_mem mem = {.addr = ep->recv_mem, .len = len, .access = EXSI_ACCESS_LOCAL_WRITE, .memfd = -1};
-    return ep->ops->reg_mr(ep->dev, &mem, &ep->recv_mr);
+    uint64_t handle;
+    void *addr;
+    uint32_t flags = EXSI_MR_READ | EXSI_MR_WRITE | EXSI_MR_ONE_PEER | EXSI_MR_MAPPED;
+    EXSI_TRY(exsi_mr_allocate(ctx, len, flags, &handle, &addr));
+    int rc = exsi_mr_get(ctx, handle, addr, len, EXSI_MR_WRITE, &m->ring_mr);
+    int closed = exsi_mr_close_later(ctx, handle);
+    if (rc == 0) rc = closed;
+    if (rc == 0) rc = exsi_mr_on(ctx, m->ring_mr, dev, &m->ring_dmr);
+    if (rc == 0)
+        m->ring = addr;
+    else if (m->ring_mr)
+        exsi_mr_put(ctx, m->ring_mr);
+    return rc;
+}
+
+int exsi_ep_memory_new(struct exsi_ctx *ctx, struct exsi_device *dev, const struct exsi_ep_attr *attr,
+                       struct exsi_ep_memory *out)
+{
+    *out = (struct exsi_ep_memory){0};
+    EXSI_TRY(exsi_pool_take(ctx, dev, (size_t)attr->recv_slots * attr->recv_slot_len, &out->slots));
+    int rc = attr->ring_len ? make_ring(ctx, dev, attr->ring_len, out) : 0;
+    if (rc < 0) {
+        exsi_pool_give(&out->slots);
+        *out = (struct exsi_ep_memory){0};
+    }
+    return rc;
+}
+
+void exsi_ep_memory_drop(struct exsi_group *g, struct exsi_ep_memory *m)
+{
+    exsi_pool_give(&m->slots);
+    if (m->ring_mr) exsi_mr_put_in(g, m->ring_mr);
+    *m = (struct exsi_ep_memory){0};
 }
 
 int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi_engine_ops *engine,
-                const struct exsi_ep_attr *attr, struct exsi_stats *stats, struct exsi_endpoint **out)
+                const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory, struct exsi_stats *stats,
+                struct exsi_endpoint **out)
 {
     assert(attr->recv_slots > 0 && attr->recv_slot_len <= MAX_SLOT && attr->send_wr >= 4);
+    int rc = -ENOMEM;
     struct exsi_endpoint *ep = calloc(1, sizeof *ep);
-    if (!ep) return -ENOMEM;
+    if (!ep) goto fail;
     ep->group = g;
     ep->dev = dev;
     ep->ops = dev->ops;
@@ -44,29 +76,32 @@ int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi
     ep->stats = stats;
     exsi_list_init(&ep->dirty_node);
     exsi_list_init(&ep->attached);
-    int rc = exsi_group_part(g, dev, &ep->part);
+    rc = exsi_group_part(g, dev, &ep->part);
     if (rc < 0) goto fail;
     rc = -ENOMEM;
     ep->sq_fifo = malloc(attr->send_wr * sizeof *ep->sq_fifo);
     if (!ep->sq_fifo) goto fail;
-    rc = recv_memory(ep);
-    if (rc < 0) goto fail;
+    ep->memory = *memory;
     exsi_list_init(&ep->group_node);
     exsi_list_append(&g->endpoints, &ep->group_node);
     *out = ep;
     return 0;
 fail:
-    free(ep->recv_mem);
-    free(ep->sq_fifo);
+    exsi_ep_memory_drop(g, memory);
     free(ep);
     return rc;
+}
+
+static uint8_t *slot_at(const struct exsi_endpoint *ep, uint32_t slot)
+{
+    return ep->memory.slots.addr + (size_t)slot * ep->attr.recv_slot_len;
 }
 
 static int post_slot(struct exsi_endpoint *ep, uint32_t slot)
 {
     struct exsi_recv_wr wr = {
         .wr_id = slot,
-        .sge = {ep->recv_mem + (size_t)slot * ep->attr.recv_slot_len, ep->attr.recv_slot_len, ep->recv_mr},
+        .sge = {slot_at(ep, slot), ep->attr.recv_slot_len, ep->memory.slots.dmr},
     };
     return ep->ops->post_recv(ep->qp, &wr, 1);
 }
@@ -125,8 +160,6 @@ void exsi_ep_free(struct exsi_endpoint *ep)
     /* After the queue pair: its keys bar the regions behind them from going. */
     if (ep->opened) ep->engine->ep_close(ep);
     ep->opened = false;
-    if (ep->recv_mr) ep->ops->dereg_mr(ep->dev, ep->recv_mr);
-    ep->recv_mr = NULL;
     exsi_list_unlink(&ep->dirty_node);
     exsi_list_unlink(&ep->group_node);
     exsi_list_append(&ep->group->dead, &ep->group_node);
@@ -136,7 +169,7 @@ void exsi_group_reap(struct exsi_group *g)
 {
     exsi_list_for_safe (ep, &g->dead, struct exsi_endpoint, group_node) {
         exsi_list_unlink(&ep->group_node);
-        free(ep->recv_mem);
+        exsi_ep_memory_drop(g, &ep->memory);
         free(ep->sq_fifo);
         free(ep);
     }
@@ -334,7 +367,7 @@ static void received(struct exsi_endpoint *ep, const struct exsi_wc *wc)
     uint32_t slot = (uint32_t)wc->wr_id, len = 0;
     if (wc->op == EXSI_WC_RECV) {
         len = exsi_min_u32(wc->byte_len, ep->attr.recv_slot_len);
-        memcpy(copy, ep->recv_mem + (size_t)slot * ep->attr.recv_slot_len, len);
+        memcpy(copy, slot_at(ep, slot), len);
     }
     int rc = post_slot(ep, slot);
     if (rc < 0) {

@@ -50,6 +50,16 @@ struct exsi_ep_attr {
     uint32_t send_wr;
     uint32_t max_keys; /* live at once; more wait for those that end */
     bool strict_keys;
+    uint32_t ring_len; /* memory that the peer may fill: bytes, 0: none */
+};
+
+/* What an endpoint needs of registered memory.  The ring is a region that is closing already: its one use is
+ * held here, and it goes with it. */
+struct exsi_ep_memory {
+    struct exsi_block slots;
+    uint8_t *ring; /* NULL: none */
+    struct exsi_mr *ring_mr;
+    struct exsi_dmr *ring_dmr;
 };
 
 struct exsi_endpoint {
@@ -75,8 +85,7 @@ struct exsi_endpoint {
     bool room_wanted;             /* exsi_ep_room said no: on_room is owed */
     bool shut;                    /* exsi_ep_disconnect was called */
     struct exsi_ep_attr attr;
-    uint8_t *recv_mem;
-    struct exsi_dmr *recv_mr;
+    struct exsi_ep_memory memory;
     /* Send budget: posted and not retired; unsignalled ones retire with the next signalled one. */
     uint32_t sq_used, sq_unsignalled;
     uint16_t *sq_fifo; /* requests that each signalled completion retires */
@@ -84,8 +93,16 @@ struct exsi_endpoint {
     void *owner; /* sock/conn.c's */
 };
 
+/* Registered for dev, as attr says.  May block: without any lock. */
+EXSI_MUST_CHECK int exsi_ep_memory_new(struct exsi_ctx *ctx, struct exsi_device *dev, const struct exsi_ep_attr *attr,
+                                       struct exsi_ep_memory *out);
+/* Give it back; under the group's lock, which does not wait for it. */
+void exsi_ep_memory_drop(struct exsi_group *g, struct exsi_ep_memory *m);
+
+/* Takes the memory, also when it fails. */
 EXSI_MUST_CHECK int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi_engine_ops *engine,
-                                const struct exsi_ep_attr *attr, struct exsi_stats *stats, struct exsi_endpoint **out);
+                                const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory,
+                                struct exsi_stats *stats, struct exsi_endpoint **out);
 /* Create the queue pair on id (NULL: raw) and post every receive.  On success the endpoint owns id. */
 EXSI_MUST_CHECK int exsi_ep_make_qp(struct exsi_endpoint *ep, struct exsi_cm_id *id);
 /* engine->ep_open, once the queue pair is there; remembered, so that _free closes it. */

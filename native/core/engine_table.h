@@ -23,7 +23,7 @@ struct exsi_engine_ops {
     const char *name;
 
     /* --- endpoint half --- */
-    /* What the endpoint must be made with. */
+    /* What the endpoint must be made with; out is zeroed. */
     void (*ep_attr)(const struct exsi_engine_config *cfg, struct exsi_ep_attr *out);
     /* Engine state of an endpoint; after the queue pair exists (keys can be bound). */
     int (*ep_open)(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg);

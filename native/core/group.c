@@ -15,6 +15,7 @@ int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out
     exsi_list_init(&g->endpoints);
     exsi_list_init(&g->dirty);
     exsi_list_init(&g->dead);
+    exsi_list_init(&g->errands);
     exsi_list_init(&g->sockets);
     exsi_list_init(&g->changed);
     exsi_slab_init(&g->ops, EXSI_HANDLE_OP, sizeof(struct exsi_op));
@@ -94,7 +95,27 @@ void exsi_group_lock(struct exsi_group *g)
 
 void exsi_group_unlock(struct exsi_group *g)
 {
-    pthread_mutex_unlock(&g->lock);
+    for (;;) {
+        struct exsi_list todo;
+        exsi_list_init(&todo);
+        exsi_list_for_safe (e, &g->errands, struct exsi_errand, node) {
+            exsi_list_unlink(&e->node);
+            exsi_list_append(&todo, &e->node);
+        }
+        pthread_mutex_unlock(&g->lock);
+        if (exsi_list_empty(&todo)) return;
+        exsi_list_for_safe (e, &todo, struct exsi_errand, node) {
+            exsi_list_unlink(&e->node);
+            e->run(e, g);
+        }
+        exsi_group_lock(g); /* they may have left others */
+    }
+}
+
+void exsi_group_errand(struct exsi_group *g, struct exsi_errand *e)
+{
+    exsi_list_init(&e->node);
+    exsi_list_append(&g->errands, &e->node);
 }
 
 int exsi_group_part(struct exsi_group *g, struct exsi_device *dev, struct exsi_part **out)

@@ -6,15 +6,25 @@
  * Life: the context's table holds one reference, every finder of the handle (exsi_group_get) and every
  * event queue of the group one more.  exsi_group_close ends all that it owns at once and marks it
  * closed; the memory and the lock stay until the last reference is dropped.  Whoever takes the lock
- * after a lookup must look at closed. */
+ * after a lookup must look at closed.
+ *
+ * No memory is registered or freed under the lock, since that may block for as long as pages are pinned. */
 #ifndef EXSI_GROUP_H
 #define EXSI_GROUP_H
 
 #include "core/ctx.h"
 #include "core/event.h"
 
+struct exsi_group;
 struct exsi_op;
 struct exsi_thread;
+
+/* Something that may block (registering and freeing memory): noted under the lock, run by whoever leaves it.
+ * Embedded in what it is about; run may take the lock again, and free what the errand is embedded in. */
+struct exsi_errand {
+    struct exsi_list node;
+    void (*run)(struct exsi_errand *e, struct exsi_group *g);
+};
 
 struct exsi_group {
     struct exsi_ctx *ctx;
@@ -27,6 +37,7 @@ struct exsi_group {
     struct exsi_list endpoints;                /* exsi_endpoint.group_node */
     struct exsi_list dirty;                    /* endpoints that posted since the last flush */
     struct exsi_list dead;                     /* endpoints to free once nobody is inside them */
+    struct exsi_list errands;                  /* to run once the lock is left */
     struct exsi_slab ops;                      /* struct exsi_op, under lock */
     struct exsi_stats stats;                   /* wake-ups and poller system calls of the group */
 
@@ -60,7 +71,10 @@ void exsi_group_hold(struct exsi_group *g);
 void exsi_group_put(struct exsi_group *g);
 /* Locks for posting callers: announces itself, so that a busy progress thread lets go. */
 void exsi_group_lock(struct exsi_group *g);
+/* Runs the errands that were noted under the lock: no other lock is held, and the caller has a reference. */
 void exsi_group_unlock(struct exsi_group *g);
+/* Lock held.  e->run is called soon, by one thread, without the lock. */
+void exsi_group_errand(struct exsi_group *g, struct exsi_errand *e);
 /* The group's part of a device, opened at first use.  Lock held. */
 EXSI_MUST_CHECK int exsi_group_part(struct exsi_group *g, struct exsi_device *dev, struct exsi_part **out);
 

@@ -94,6 +94,8 @@ static void end_region(struct exsi_ctx *ctx, struct exsi_mr *mr)
         atomic_store_explicit(&mr->dmr[i], NULL, memory_order_relaxed);
     }
     if (mr->owns_memfd) close(mr->mem.memfd);
+    if (mr->flags & EXSI_MR_MAPPED) exsi_memory_unmap(mr->mem.addr, mr->mem.len);
+    if (mr->flags & EXSI_MR_HEAP) free(mr->mem.addr);
 
     struct exsi_mr_table *t = ctx->mrs;
     uint32_t number = (uint32_t)mr->handle;
@@ -261,12 +263,30 @@ int exsi_mr_get(struct exsi_ctx *ctx, uint64_t handle, const void *addr, size_t 
     return 0;
 }
 
-void exsi_mr_put(struct exsi_ctx *ctx, struct exsi_mr *mr)
+/* True: it was the last one of a closing region, which is the caller's to end. */
+static bool drop_use(struct exsi_mr *mr)
 {
     /* Release: our use comes before the end of the region; acquire: for the one who ends it. */
     uint64_t word = atomic_fetch_sub_explicit(&mr->word, 1, memory_order_acq_rel);
     assert(USES(word) > 0);
-    if ((word & CLOSING) && USES(word) == 1) end_region(ctx, mr);
+    return (word & CLOSING) && USES(word) == 1;
+}
+
+void exsi_mr_put(struct exsi_ctx *ctx, struct exsi_mr *mr)
+{
+    if (drop_use(mr)) end_region(ctx, mr);
+}
+
+static void run_end(struct exsi_errand *e, struct exsi_group *g)
+{
+    end_region(g->ctx, exsi_container_of(e, struct exsi_mr, errand));
+}
+
+void exsi_mr_put_in(struct exsi_group *g, struct exsi_mr *mr)
+{
+    if (!drop_use(mr)) return;
+    mr->errand.run = run_end;
+    exsi_group_errand(g, &mr->errand);
 }
 
 int exsi_mr_on(struct exsi_ctx *ctx, struct exsi_mr *mr, struct exsi_device *dev, struct exsi_dmr **out)

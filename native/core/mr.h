@@ -7,7 +7,7 @@
 #ifndef EXSI_MR_H
 #define EXSI_MR_H
 
-#include "core/ctx.h"
+#include "core/group.h"
 
 enum exsi_mr_flag {
     EXSI_MR_READ = 1,  /* may be sent from */
@@ -18,6 +18,8 @@ enum exsi_mr_flag {
     EXSI_MR_SAFE = 16,      /* open: known to be no file that can shrink, do not look */
     EXSI_MR_FRAGILE = 32,   /* open: may be such a file, do not look */
     EXSI_MR_TEMPORARY = 64, /* open: made for one call */
+    EXSI_MR_HEAP = 128,     /* open: malloc gave the memory; freed with the region */
+    EXSI_MR_MAPPED = 256,   /* allocate: unmapped with the region */
 };
 
 struct exsi_mr {
@@ -27,7 +29,8 @@ struct exsi_mr {
     atomic_uint_fast64_t word;                        /* generation, uses, closing */
     _Atomic(struct exsi_dmr *) dmr[EXSI_MAX_DEVICES]; /* index as ctx->devices */
     bool owns_memfd, temporary;
-    uint32_t next_free; /* slot + 1 of the next free one; under the table's lock */
+    struct exsi_errand errand; /* its end, when the last use is dropped under a group's lock */
+    uint32_t next_free;        /* slot + 1 of the next free one; under the table's lock */
 };
 
 EXSI_MUST_CHECK int exsi_mr_table_open(struct exsi_ctx *ctx);
@@ -37,7 +40,7 @@ void exsi_mr_table_close(struct exsi_ctx *ctx);
  * length 0 or wrapped range, -EFAULT not mapped (unless _SAFE or _FRAGILE), -ENOMEM table or memlock limit. */
 EXSI_MUST_CHECK int exsi_mr_open(struct exsi_ctx *ctx, void *addr, size_t len, uint32_t flags, uint64_t *handle);
 /* A new sealed memfd (of whole pages), mapped, its first len bytes registered.  The mapping is the caller's
- * to unmap by exsi_mr_unmap (it outlives the region); the memfd is the region's. */
+ * to unmap by exsi_mr_unmap (it outlives the region), unless _MAPPED; the memfd is the region's. */
 EXSI_MUST_CHECK int exsi_mr_allocate(struct exsi_ctx *ctx, size_t len, uint32_t flags, uint64_t *handle, void **addr);
 /* Unmap what _allocate mapped; len as asked there. */
 void exsi_mr_unmap(void *addr, size_t len);
@@ -51,8 +54,12 @@ int exsi_mr_in_use(struct exsi_ctx *ctx, uint64_t handle);
 /* Count one use of a range: -EBADF, -EFAULT (not inside), -EACCES (need: EXSI_MR_READ or WRITE). */
 EXSI_MUST_CHECK int exsi_mr_get(struct exsi_ctx *ctx, uint64_t handle, const void *addr, size_t len, uint32_t need,
                                 struct exsi_mr **out);
+/* Without any lock: the last put of a closing region takes it apart, which may block. */
 void exsi_mr_put(struct exsi_ctx *ctx, struct exsi_mr *mr);
-/* The device's registration of a region in use (got and not put), made if this is the first use there. */
+/* The same under the group's lock: the end of the region comes when the lock is left. */
+void exsi_mr_put_in(struct exsi_group *g, struct exsi_mr *mr);
+/* The device's registration of a region in use (got and not put), made if this is the first use there.  May
+ * block; without any lock. */
 EXSI_MUST_CHECK int exsi_mr_on(struct exsi_ctx *ctx, struct exsi_mr *mr, struct exsi_device *dev,
                                struct exsi_dmr **out);
 

@@ -41,26 +41,13 @@ int exsi_op_pieces(struct exsi_op *op, uint32_t n)
     return 0;
 }
 
-int exsi_op_stage(struct exsi_op *op, struct exsi_device *dev, size_t len)
+void exsi_op_stage(struct exsi_op *op, const struct exsi_block *block, size_t len)
 {
-    assert(!op->staging && op->iov == &op->iov1);
-    if (len == 0) return 0;
-    void *memory = malloc(len);
-    if (!memory) return -ENOMEM;
-    struct exsi_mem mem = {
-        .addr = memory, .len = len, .access = EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE, .memfd = -1};
-    int rc = dev->ops->reg_mr(dev, &mem, &op->staging_dmr);
-    if (rc < 0) {
-        free(memory);
-        return rc;
-    }
-    op->staging = memory;
-    op->staging_dev = dev;
-    op->iov1 = (struct exsi_iov){.base = memory, .len = len, .dmr = op->staging_dmr};
-    op->iov = &op->iov1;
+    assert(!op->staging.addr && op->iov == &op->iov1);
+    op->staging = *block;
+    op->iov1 = (struct exsi_iov){.base = block->addr, .len = len, .dmr = block->dmr};
     op->n_iov = 1;
     op->len = len;
-    return 0;
 }
 
 /* Everything but the queue slot and the event. */
@@ -68,10 +55,9 @@ static void end_op(struct exsi_op *op)
 {
     exsi_list_unlink(&op->node);
     for (uint32_t i = 0; i < op->n_iov; i++)
-        if (op->iov[i].mr) exsi_mr_put(op->group->ctx, op->iov[i].mr);
+        if (op->iov[i].mr) exsi_mr_put_in(op->group, op->iov[i].mr);
     if (op->iov != &op->iov1) free(op->iov);
-    if (op->staging_dmr) op->staging_dev->ops->dereg_mr(op->staging_dev, op->staging_dmr);
-    free(op->staging);
+    exsi_pool_give(&op->staging);
     exsi_slab_give(&op->group->ops, op->handle);
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/eq.h"
 #include "core/mr.h"
+#include "core/pool.h"
 
 enum exsi_op_kind {
     EXSI_OP_SEND = 1,
@@ -49,17 +50,15 @@ struct exsi_op {
     uint32_t n_iov;
     struct exsi_iov *iov; /* iov1, or allocated */
     struct exsi_iov iov1;
-    void *staging;            /* copy of a small unregistered send, or bounce of a scattered receive */
-    struct exsi_iov *scatter; /* sock/'s: the caller's pieces of a receive that bounces */
+    struct exsi_block staging; /* copy of a small unregistered send */
+    struct exsi_iov *scatter;  /* sock/'s: the caller's pieces of a receive that bounces */
     uint32_t n_scatter;
     bool scatter_fragile;
     struct exsi_poll_set *poll_set; /* sock/'s: what a POLL looks at */
     uint64_t cancel_ns;             /* sock/'s: when the end was asked for, 0: not */
-    struct exsi_dmr *staging_dmr;
-    struct exsi_device *staging_dev; /* that staging_dmr belongs to */
-    uint64_t len;                    /* sum of iov */
-    int error;                       /* set by _finish; attach.finished may still change it */
-    uint64_t done;                   /* send: bytes whose source is free again; recv: bytes placed */
+    uint64_t len;                   /* sum of iov */
+    int error;                      /* set by _finish; attach.finished may still change it */
+    uint64_t done;                  /* send: bytes whose source is free again; recv: bytes placed */
     uint16_t event_flags;
     uint64_t extra;
     union { /* the engine's own */
@@ -85,9 +84,8 @@ struct exsi_op {
 /* A zeroed op with one queue slot reserved: -EAGAIN, -ENOMEM. */
 EXSI_MUST_CHECK int exsi_op_new(struct exsi_group *g, struct exsi_eq *eq, enum exsi_op_kind kind, uint64_t cookie,
                                 struct exsi_op **out);
-/* Give the op staging memory of len bytes, registered on dev, as its only piece; freed with the op.
- * -ENOMEM or the device's error. */
-EXSI_MUST_CHECK int exsi_op_stage(struct exsi_op *op, struct exsi_device *dev, size_t len);
+/* The first len bytes of the block are the op's only piece; it goes back to its pool with the op. */
+void exsi_op_stage(struct exsi_op *op, const struct exsi_block *block, size_t len);
 /* Room for n pieces in op->iov (zeroed; the caller fills them and op->len): -ENOMEM. */
 EXSI_MUST_CHECK int exsi_op_pieces(struct exsi_op *op, uint32_t n);
 /* Undo _new for a post that is refused: no event. */

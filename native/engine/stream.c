@@ -66,7 +66,7 @@ static bool open_link(struct exsi_stream *s)
     if (f->opened) return true;
     if (!s->ring_late) return exsi_flow_first_credit(f);
     if (!s->ring_rkey) {
-        int rc = exsi_ep_key_bind(f->ep, s->ring_dmr, s->ring, s->ring_len, &s->ring_rkey);
+        int rc = exsi_ep_key_bind(f->ep, f->ep->memory.ring_dmr, s->ring, s->ring_len, &s->ring_rkey);
         if (rc < 0) {
             exsi_ep_fail(f->ep, -rc, "no key could be bound for the ring");
             return false;
@@ -102,31 +102,17 @@ void exsi_stream_pump(struct exsi_stream *s)
 
 /* --- endpoint half ------------------------------------------------------------------------------------- */
 
-static void ring_close(struct exsi_stream *s)
+static void ep_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr *out)
 {
-    struct exsi_ctx *ctx = s->f.ep->group->ctx;
-    if (s->ring_mr) exsi_mr_put(ctx, s->ring_mr);
-    if (s->ring) {
-        int rc = exsi_mr_close(ctx, s->ring_handle);
-        assert(rc == 0);
-        (void)rc;
-        exsi_mr_unmap(s->ring, s->ring_len);
-    }
+    exsi_flow_ep_attr(cfg, out);
+    out->ring_len = cfg->ring_bytes;
 }
 
-/* Its own memory file: on one host the peer may fill it itself, while we compute. */
-static int ring_open(struct exsi_stream *s)
+/* Some devices bind keys only on a connected queue pair: then RING is our first message. */
+static int ring_bind(struct exsi_stream *s)
 {
     struct exsi_endpoint *ep = s->f.ep;
-    struct exsi_ctx *ctx = ep->group->ctx;
-    void *addr;
-    EXSI_TRY(
-        exsi_mr_allocate(ctx, s->ring_len, EXSI_MR_READ | EXSI_MR_WRITE | EXSI_MR_ONE_PEER, &s->ring_handle, &addr));
-    s->ring = addr;
-    EXSI_TRY(exsi_mr_get(ctx, s->ring_handle, addr, s->ring_len, EXSI_MR_WRITE, &s->ring_mr));
-    EXSI_TRY(exsi_mr_on(ctx, s->ring_mr, ep->dev, &s->ring_dmr));
-    /* Some devices bind keys only on a connected queue pair: then RING is our first message. */
-    int rc = exsi_ep_key_bind(ep, s->ring_dmr, s->ring, s->ring_len, &s->ring_rkey);
+    int rc = exsi_ep_key_bind(ep, ep->memory.ring_dmr, s->ring, s->ring_len, &s->ring_rkey);
     if (rc == -ENOMEM) return rc;
     if (rc < 0) s->ring_rkey = 0;
     s->ring_late = s->ring_rkey == 0;
@@ -135,19 +121,19 @@ static int ring_open(struct exsi_stream *s)
 
 static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
 {
-    if (cfg->ring_bytes == 0) return -EINVAL;
+    if (!ep->memory.ring) return -EINVAL;
     struct exsi_stream *s = calloc(1, sizeof *s);
     if (!s) return -ENOMEM;
     int rc = exsi_flow_init(&s->f, ep, cfg);
     if (rc < 0) goto fail_flow;
-    s->ring_len = cfg->ring_bytes;
+    s->ring = ep->memory.ring;
+    s->ring_len = ep->attr.ring_len;
     s->hold.fn = exsi_stream_hold_over;
-    rc = ring_open(s);
+    rc = ring_bind(s);
     if (rc < 0) goto fail_ring;
     ep->engine_state = &s->f;
     return 0;
 fail_ring:
-    ring_close(s);
     exsi_flow_fini(&s->f);
 fail_flow:
     free(s);
@@ -158,7 +144,6 @@ static void ep_close(struct exsi_endpoint *ep)
 {
     struct exsi_stream *s = of(ep->engine_state);
     exsi_timer_stop(&ep->group->poller, &s->hold);
-    ring_close(s);
     exsi_flow_fini(&s->f);
     free(s);
     ep->engine_state = NULL;
@@ -304,7 +289,7 @@ static uint32_t ready(const struct exsi_attach *at)
 
 const struct exsi_engine_ops exsi_engine_stream = {
     .name = "stream",
-    .ep_attr = exsi_flow_ep_attr,
+    .ep_attr = ep_attr,
     .ep_open = ep_open,
     .ep_close = ep_close,
     .hello = hello,

@@ -25,10 +25,7 @@ struct exsi_stream {
     uint64_t iarr, icop;
     uint32_t get; /* icop mod ring_len */
     uint32_t ring_len, ring_rkey;
-    uint8_t *ring;
-    uint64_t ring_handle;
-    struct exsi_mr *ring_mr;
-    struct exsi_dmr *ring_dmr;
+    uint8_t *ring;  /* the endpoint's memory */
     bool ring_late; /* the key was not in our hello: RING is our first message */
 };
 

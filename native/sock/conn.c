@@ -2,8 +2,8 @@
 /* From a name to a connected endpoint: bind, listen, connect, accept, and the events of connection
  * management (es-api 2.2).
  *
- *   active   resolve -> RESOLVED: endpoint, hello, connect -> ESTABLISHED: the peer's hello, up
- *   passive  REQUEST: check, child socket, endpoint, hello, accept -> ESTABLISHED: up, to be accepted
+ *   active   resolve -> RESOLVED: memory (setup.c), endpoint, hello, connect -> ESTABLISHED: the peer's hello, up
+ *   passive  REQUEST: check, child socket, memory, endpoint, hello, accept -> ESTABLISHED: up, to be accepted
  *
  * Invariant: a connection id belongs to socket->cm until its endpoint has it, and to the endpoint from
  * then on; whoever owns it destroys it, once. */
@@ -67,15 +67,26 @@ static struct exsi_engine_config engine_config(const struct exsi_socket *s, cons
     };
 }
 
-/* Takes the id, also when it fails. */
-static int make_endpoint(struct exsi_socket *s, struct exsi_cm_id *id, bool active)
+/* The id stays the socket's until its memory is there. */
+static int want_endpoint(struct exsi_socket *s, struct exsi_cm_id *id, const struct exsi_hello *hello)
+{
+    struct exsi_engine_config cfg = engine_config(s, atomic_load_explicit(&s->dev, memory_order_relaxed));
+    struct exsi_ep_attr attr = {0};
+    s->engine->ep_attr(&cfg, &attr);
+    s->cm = id;
+    return exsi_setup_start(s, &attr, hello);
+}
+
+/* Takes the id and the memory, also when it fails. */
+static int make_endpoint(struct exsi_socket *s, bool active, const struct exsi_ep_attr *attr,
+                         struct exsi_ep_memory *memory)
 {
     struct exsi_device *dev = atomic_load_explicit(&s->dev, memory_order_relaxed);
     struct exsi_engine_config cfg = engine_config(s, dev);
-    struct exsi_ep_attr attr = {0};
+    struct exsi_cm_id *id = s->cm;
     struct exsi_endpoint *ep = NULL;
-    s->engine->ep_attr(&cfg, &attr);
-    int rc = exsi_ep_new(s->group, dev, s->engine, &attr, &s->stats, &ep);
+    s->cm = NULL;
+    int rc = exsi_ep_new(s->group, dev, s->engine, attr, memory, &s->stats, &ep);
     if (rc < 0) {
         dev->ops->cm_destroy(id);
         return rc;
@@ -94,6 +105,7 @@ static int make_endpoint(struct exsi_socket *s, struct exsi_cm_id *id, bool acti
 
 void exsi_conn_teardown(struct exsi_socket *s)
 {
+    s->setup = NULL;
     if (s->cm) {
         ops_of(s)->cm_destroy(s->cm);
         s->cm = NULL;
@@ -233,14 +245,17 @@ void exsi_conn_fail(struct exsi_socket *s, int error)
 
 static void on_resolved(struct exsi_socket *s, const struct exsi_cm_event *ev)
 {
-    uint8_t hello[EXSI_HELLO_LEN];
-    s->cm = NULL;
-    int rc = make_endpoint(s, ev->id, true);
-    if (rc == 0) {
-        hello_bytes(s, hello);
-        rc = ops_of(s)->cm_connect(ev->id, hello, sizeof hello);
-    }
+    int rc = want_endpoint(s, ev->id, NULL);
     if (rc < 0) exsi_conn_fail(s, -rc);
+}
+
+static int dial(struct exsi_socket *s, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory)
+{
+    struct exsi_cm_id *id = s->cm;
+    uint8_t hello[EXSI_HELLO_LEN];
+    EXSI_TRY(make_endpoint(s, true, attr, memory));
+    hello_bytes(s, hello);
+    return ops_of(s)->cm_connect(id, hello, sizeof hello);
 }
 
 /* The checks that both sides make; the engine makes those of its own fields. */
@@ -309,15 +324,33 @@ static void refuse(struct exsi_socket *listener, const struct exsi_cm_event *ev,
     ops_of(listener)->cm_reject(ev->id, block, sizeof block);
 }
 
-static int accept_child(struct exsi_socket *child, const struct exsi_cm_event *ev, const struct exsi_hello *hello)
+static int accept_child(struct exsi_socket *child, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory,
+                        const struct exsi_hello *hello)
 {
+    struct exsi_cm_id *id = child->cm;
     uint8_t reply[EXSI_HELLO_LEN];
-    child->conn_cookie = hello->cookie;
-    EXSI_TRY(make_endpoint(child, ev->id, false));
-    ev->id->user = child;
+    EXSI_TRY(make_endpoint(child, false, attr, memory));
     EXSI_TRY(take_hello(child, hello));
     hello_bytes(child, reply);
-    return ops_of(child)->cm_accept(ev->id, reply, sizeof reply);
+    return ops_of(child)->cm_accept(id, reply, sizeof reply);
+}
+
+static void child_failed(struct exsi_socket *child, int rc)
+{
+    exsi_log(&child->group->ctx->log, EXSI_LOG_WARNING, child->parent->handle, "accept failed: %s %s", strerror(-rc),
+             child->reason);
+    orphan(child);
+}
+
+void exsi_conn_go_on(struct exsi_socket *s, int rc, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory,
+                     const struct exsi_hello *hello)
+{
+    if (rc == 0) rc = hello ? accept_child(s, attr, memory, hello) : dial(s, attr, memory);
+    if (rc == 0) return;
+    if (hello)
+        child_failed(s, rc);
+    else
+        exsi_conn_fail(s, -rc);
 }
 
 static void on_request(struct exsi_socket *listener, const struct exsi_cm_event *ev)
@@ -343,12 +376,10 @@ static void on_request(struct exsi_socket *listener, const struct exsi_cm_event 
     child->parent = listener;
     listener->n_pending++;
     exsi_list_append(&listener->pending, &child->pending_node);
-    int rc = accept_child(child, ev, &hello);
-    if (rc < 0) {
-        exsi_log(&listener->group->ctx->log, EXSI_LOG_WARNING, listener->handle, "accept failed: %s %s", strerror(-rc),
-                 child->reason);
-        orphan(child);
-    }
+    child->conn_cookie = hello.cookie;
+    ev->id->user = child;
+    int rc = want_endpoint(child, ev->id, &hello);
+    if (rc < 0) child_failed(child, rc);
 }
 
 static void child_up(struct exsi_socket *child)

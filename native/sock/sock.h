@@ -2,6 +2,7 @@
 /* Sockets: states, options, and the way from a name to a connected endpoint and back.
  *   socket.c    struct exsi_socket itself: making, finding, looking at it, its end
  *   conn.c      connect, listen, accept, and what connection management says
+ *   setup.c     the memory of a new connection, made without the lock
  *   close.c     shutdown, close, abort, cancel, and the bound on all of them
  *   xfer.c      sends and receives: memory, state checks, the way into the engine
  *   poll.c      readiness
@@ -42,7 +43,8 @@ struct exsi_socket {
     char path[16];
     char reason[EXSI_REASON_MAX];
     uint64_t conn_cookie;
-    struct exsi_cm_id *cm; /* before the endpoint owns it */
+    struct exsi_cm_id *cm;    /* before the endpoint owns it */
+    struct exsi_setup *setup; /* its memory is being made; NULL: not, or nobody waits for it any more */
     bool bound, send_shut, recv_shut;
     bool shut_asked; /* send_shut by shutdown or close, not only by a send's own flag */
     bool dead;       /* the connection is over: nothing of it is in flight */
@@ -103,6 +105,15 @@ void exsi_conn_unlisten(struct exsi_socket *s, int error);
 /* The connection is over with error (positive; 0: in order): what the socket must finish. */
 void exsi_conn_dead(struct exsi_socket *s);
 
+/* The memory is there, or rc says why not: make the endpoint, and connect or (hello: the peer's) accept. */
+void exsi_conn_go_on(struct exsi_socket *s, int rc, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory,
+                     const struct exsi_hello *hello);
+
+/* --- setup.c -------------------------------------------------------------------------------- */
+/* Make the memory that attr asks for once the lock is left, then exsi_conn_go_on.  -ENOMEM: it will not come. */
+EXSI_MUST_CHECK int exsi_setup_start(struct exsi_socket *s, const struct exsi_ep_attr *attr,
+                                     const struct exsi_hello *hello);
+
 /* --- close.c -------------------------------------------------------------------------------- */
 EXSI_MUST_CHECK int exsi_close_shutdown(struct exsi_socket *s, int how, struct exsi_op *op);
 /* op may be NULL: no event. */
@@ -126,10 +137,13 @@ struct exsi_xfer {
     bool fragile, look; /* memory that is not registered: api.h */
     int n;
     uint64_t len;
-    bool copy;              /* small and not registered: staged */
-    bool bounce;            /* scattered receive of a message: staged */
-    uint32_t registrations; /* regions made for this call */
-    struct exsi_iov *iov;   /* small, or allocated */
+    bool copy;                 /* small and not registered: staged */
+    bool bounce;               /* scattered receive of a message: staged */
+    struct exsi_device *dev;   /* that the memory was registered on; NULL: the socket had none */
+    struct exsi_block staging; /* copy: the bytes */
+    struct exsi_iov bounced;   /* bounce: where the message goes first */
+    uint32_t registrations;    /* regions made for this call */
+    struct exsi_iov *iov;      /* small, or allocated */
     struct exsi_iov small[EXSI_XFER_INLINE];
 };
 EXSI_MUST_CHECK int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint32_t flags, bool receive,

@@ -37,7 +37,7 @@ static void run(struct exsi_thread *t)
     for (unsigned n = 0; !stopping(t); n++) {
         pthread_mutex_lock(&g->lock);
         bool did = exsi_progress(g, n % FD_EVERY == 0);
-        pthread_mutex_unlock(&g->lock);
+        exsi_group_unlock(g);
         exsi_group_let_in(g);
         uint64_t now = exsi_now_ns();
         if (did) {
@@ -58,7 +58,7 @@ static void sleep_until_work(struct exsi_thread *t)
     g->sleepers++;
     exsi_doorbell(g);
     bool did = exsi_progress(g, true);
-    pthread_mutex_unlock(&g->lock);
+    exsi_group_unlock(g);
     if (!did && !stopping(t)) {
         int rc = epoll_wait(t->epoll_fd, &ev, 1, -1);
         (void)rc; /* whatever woke us, the next pass looks at everything */
@@ -66,7 +66,7 @@ static void sleep_until_work(struct exsi_thread *t)
     pthread_mutex_lock(&g->lock);
     g->sleepers--;
     exsi_doorbell(g);
-    pthread_mutex_unlock(&g->lock);
+    exsi_group_unlock(g);
 }
 
 static void *thread_main(void *arg)

@@ -2,9 +2,9 @@
 /* Sends and receives on their way into the engine: which memory, whether the socket may, how many.
  *
  * Memory comes in four ways: a registered region (used where it lies), a small send that is not
- * registered (copied into staging memory of the operation), anything else that is not registered (a
+ * registered (copied into a block of the device's pool), anything else that is not registered (a
  * region made for this one call), and the pieces of a scattered receive in message mode (the device fills
- * one staging buffer, which is spread over the pieces when the operation ends).
+ * one region made for the call, which is spread over the pieces when the operation ends).
  *
  * Invariant: a piece with a region holds one use of it, from exsi_xfer_prepare until the operation ends. */
 #include "sock/sock.h"
@@ -39,10 +39,44 @@ static int find_memory(struct exsi_socket *s, const struct exsi_xfer *x, struct 
         EXSI_TRY(exsi_mr_get(ctx, mr, v->base, v->len, x->receive ? EXSI_MR_WRITE : EXSI_MR_READ, &v->mr));
     else if (!x->copy)
         EXSI_TRY(make_region(s, x, v, &v->mr));
-    /* Acquire pairs with conn.c: a socket that was connected has its device for good. */
-    struct exsi_device *dev = atomic_load_explicit(&s->dev, memory_order_acquire);
-    if (v->mr && dev) EXSI_TRY(exsi_mr_on(ctx, v->mr, dev, &v->dmr));
+    if (v->mr && x->dev) EXSI_TRY(exsi_mr_on(ctx, v->mr, x->dev, &v->dmr));
     return 0;
+}
+
+/* The bytes of a small send, in memory of the pool. */
+static int copy_send(struct exsi_socket *s, struct exsi_xfer *x)
+{
+    if (x->len == 0 || !x->dev) return 0;
+    EXSI_TRY(exsi_pool_take(s->group->ctx, x->dev, x->len, &x->staging));
+    uint8_t *to = x->staging.addr;
+    for (int i = 0; i < x->n; i++) {
+        if (x->iov[i].len) EXSI_TRY(exsi_copy(to, x->iov[i].base, x->iov[i].len, x->fragile));
+        to += x->iov[i].len;
+    }
+    return 0;
+}
+
+/* Memory that a message goes to first.  Not of the pool: the peer gets a key to it. */
+static int make_bounce(struct exsi_socket *s, struct exsi_xfer *x)
+{
+    struct exsi_ctx *ctx = s->group->ctx;
+    struct exsi_iov *v = &x->bounced;
+    uint64_t handle;
+    if (x->len == 0 || !x->dev) return 0;
+    void *memory = malloc(x->len);
+    if (!memory) return -ENOMEM;
+    int rc =
+        exsi_mr_open(ctx, memory, x->len, EXSI_MR_WRITE | EXSI_MR_SAFE | EXSI_MR_TEMPORARY | EXSI_MR_HEAP, &handle);
+    if (rc < 0) {
+        free(memory);
+        return rc;
+    }
+    *v = (struct exsi_iov){.base = memory, .len = x->len};
+    rc = exsi_mr_get(ctx, handle, memory, x->len, EXSI_MR_WRITE, &v->mr);
+    int closed = exsi_mr_close_later(ctx, handle); /* ends with its one use */
+    if (rc == 0) rc = closed;
+    if (rc == 0) rc = exsi_mr_on(ctx, v->mr, x->dev, &v->dmr);
+    return rc;
 }
 
 static int look_through(struct exsi_xfer *x, const exsi_piece *vec, int n)
@@ -70,6 +104,8 @@ int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint3
     if ((x->flags & ~known) || n < 1 || n > IOV_MAX) return -EINVAL;
     if (!receive && s->opt.strict_size) x->flags |= EXSI_OPF_STRICT_SIZE;
     x->bounce = receive && n > 1 && s->type == SOCK_SEQPACKET;
+    /* Acquire pairs with conn.c: a socket that was connected has its device for good. */
+    x->dev = atomic_load_explicit(&s->dev, memory_order_acquire);
     EXSI_TRY(look_through(x, vec, n));
     if (n > EXSI_XFER_INLINE) {
         x->iov = calloc((size_t)n, sizeof *x->iov);
@@ -84,13 +120,18 @@ int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint3
         }
         if (!x->copy && !vec[i].mr && vec[i].len) x->registrations++;
     }
-    return 0;
+    int rc = x->bounce ? make_bounce(s, x) : x->copy ? copy_send(s, x) : 0;
+    if (rc < 0) exsi_xfer_drop(s, x);
+    return rc;
 }
 
 void exsi_xfer_drop(struct exsi_socket *s, struct exsi_xfer *x)
 {
     for (int i = 0; i < x->n; i++)
         if (x->iov[i].mr) exsi_mr_put(s->group->ctx, x->iov[i].mr);
+    if (x->bounced.mr) exsi_mr_put(s->group->ctx, x->bounced.mr);
+    x->bounced.mr = NULL;
+    exsi_pool_give(&x->staging);
     if (x->iov != x->small) free(x->iov);
     x->iov = x->small;
     x->n = 0;
@@ -101,24 +142,22 @@ void exsi_xfer_drop(struct exsi_socket *s, struct exsi_xfer *x)
 static int stage_send(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_op *op)
 {
     if (x->len == 0) return 0;
-    EXSI_TRY(exsi_op_stage(op, s->ep->dev, x->len));
-    uint8_t *to = op->staging;
-    for (int i = 0; i < x->n; i++) {
-        if (x->iov[i].len) EXSI_TRY(exsi_copy(to, x->iov[i].base, x->iov[i].len, x->fragile));
-        to += x->iov[i].len;
-    }
+    exsi_op_stage(op, &x->staging, x->len);
+    x->staging = (struct exsi_block){0};
     exsi_count(&s->stats, bytes_copied, x->len);
     return 0;
 }
 
 static int stage_receive(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_op *op)
 {
+    (void)s;
     struct exsi_iov *pieces = malloc((size_t)x->n * sizeof *pieces);
     if (!pieces) return -ENOMEM;
-    int rc = x->len ? exsi_op_stage(op, s->ep->dev, x->len) : 0;
-    if (rc < 0) {
-        free(pieces);
-        return rc;
+    if (x->len) {
+        op->iov1 = x->bounced;
+        op->n_iov = 1;
+        op->len = x->len;
+        x->bounced.mr = NULL;
     }
     memcpy(pieces, x->iov, (size_t)x->n * sizeof *pieces);
     op->scatter = pieces;
@@ -130,9 +169,7 @@ static int stage_receive(struct exsi_socket *s, struct exsi_xfer *x, struct exsi
 
 static int give_pieces(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_op *op)
 {
-    for (int i = 0; i < x->n; i++)
-        if (x->iov[i].mr && !x->iov[i].dmr)
-            EXSI_TRY(exsi_mr_on(s->group->ctx, x->iov[i].mr, s->ep->dev, &x->iov[i].dmr));
+    (void)s;
     EXSI_TRY(exsi_op_pieces(op, (uint32_t)x->n));
     memcpy(op->iov, x->iov, (size_t)x->n * sizeof *op->iov);
     op->len = x->len;
@@ -143,7 +180,7 @@ static int give_pieces(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_o
 /* The pieces of a scattered receive get what arrived, and go. */
 static void end_scatter(struct exsi_socket *s, struct exsi_op *op)
 {
-    const uint8_t *from = op->staging;
+    const uint8_t *from = op->iov1.base;
     uint64_t left = op->done;
     for (uint32_t i = 0; i < op->n_scatter; i++) {
         const struct exsi_iov *v = &op->scatter[i];
@@ -152,7 +189,7 @@ static void end_scatter(struct exsi_socket *s, struct exsi_op *op)
         if (n > 0 && exsi_copy(v->base, from, n, fragile) < 0) op->error = EFAULT;
         from += n;
         left -= n;
-        if (v->mr) exsi_mr_put(s->group->ctx, v->mr);
+        if (v->mr) exsi_mr_put_in(s->group, v->mr);
     }
     exsi_count(&s->stats, bytes_copied, op->done);
     free(op->scatter);
@@ -200,6 +237,8 @@ int exsi_xfer_post(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_eq *e
     struct exsi_op *op;
     uint32_t *in_flight = x->receive ? &s->recvs : &s->sends;
     EXSI_TRY(may_transfer(s, x->receive));
+    /* The call began before the connection was there, and without its device nothing could be registered. */
+    if (x->dev != s->ep->dev) return -ENOTCONN;
     if (*in_flight >= s->opt.max_ops) return -EAGAIN;
     EXSI_TRY(exsi_op_new(g, eq, x->receive ? EXSI_OP_RECV : EXSI_OP_SEND, cookie, &op));
     *handle = op->handle;

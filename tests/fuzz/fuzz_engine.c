@@ -147,9 +147,11 @@ static void connect_sides(const uint8_t opt[4])
     struct side *a = &f.p.side[0], *b = &f.p.side[1];
     sim_set(f.p.sim, &sim, opt[1] + 1);
     pair_make_side(&f.p, 0, engine, &cfg);
-    struct exsi_ep_attr attr;
+    struct exsi_ep_attr attr = {0};
+    struct exsi_ep_memory memory;
     deaf_attr(&cfg, &attr);
-    require(exsi_ep_new(f.p.group, sim_device(f.p.sim), &deaf, &attr, &b->stats, &b->ep) == 0);
+    require(exsi_ep_memory_new(f.p.ctx, sim_device(f.p.sim), &attr, &memory) == 0);
+    require(exsi_ep_new(f.p.group, sim_device(f.p.sim), &deaf, &attr, &memory, &b->stats, &b->ep) == 0);
     require(exsi_ep_make_qp(b->ep, NULL) == 0);
     require(engine->peer_hello(a->ep, &h, reason) == 0);
     sim_link(a->ep->qp, b->ep->qp);

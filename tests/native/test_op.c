@@ -101,6 +101,7 @@ static void test_refusals_leave_nothing(void)
 {
     struct world w;
     struct exsi_op *ops[3];
+    struct exsi_block block;
     open_world(&w);
     ok(exsi_op_new(w.g, w.eq, EXSI_OP_POLL, 1, &ops[0]) == 0 && exsi_op_new(w.g, w.eq, EXSI_OP_POLL, 2, &ops[1]) == 0,
        "as many as the queue has slots");
@@ -108,7 +109,9 @@ static void test_refusals_leave_nothing(void)
     ok(exsi_op_new(w.g, NULL, EXSI_OP_CLOSE, 3, &ops[2]) == 0, "one without a queue");
     exsi_op_finish(ops[2], 0, 0);
     exsi_op_drop(ops[0]);
-    ok(exsi_op_stage(ops[1], w.dev, 64) == 0 && ops[1]->iov[0].base == ops[1]->staging, "staging");
+    must(exsi_pool_take(w.ctx, w.dev, 64, &block) == 0);
+    exsi_op_stage(ops[1], &block, 64);
+    ok(ops[1]->iov[0].base == block.addr && ops[1]->len == 64, "staging");
     exsi_op_drop(ops[1]);
     ok(w.eq->reserved == 0 && exsi_eq_len(w.eq) == 0 && w.g->ops.used == 0, "dropped without an event");
     close_world(&w);

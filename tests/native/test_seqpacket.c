@@ -227,13 +227,15 @@ static void test_limits(void)
 
 static void test_strict_keys(void)
 {
-    struct exsi_ep_attr attr;
+    struct exsi_ep_attr attr = {0};
+    struct exsi_ep_memory memory;
     struct exsi_endpoint *ep;
     opt.region_keys = true;
     cfg[0].strict_keys = true;
     sim_set(p.sim, &opt, 1);
     exsi_engine_seqpacket.ep_attr(&cfg[0], &attr);
-    must(exsi_ep_new(p.group, sim_device(p.sim), &exsi_engine_seqpacket, &attr, &p.side[0].stats, &ep) == 0);
+    must(exsi_ep_memory_new(p.ctx, sim_device(p.sim), &attr, &memory) == 0);
+    must(exsi_ep_new(p.group, sim_device(p.sim), &exsi_engine_seqpacket, &attr, &memory, &p.side[0].stats, &ep) == 0);
     must(exsi_ep_make_qp(ep, NULL) == 0);
     ok(exsi_ep_open_engine(ep, &cfg[0]) == -EOPNOTSUPP, "strict_keys refuses a device without keys per range");
     exsi_ep_free(ep);

@@ -200,7 +200,8 @@ static const struct exsi_engine_ops toy = {
 static void make_side(struct exsi_device *dev, int i)
 {
     struct toy_side *s = &sides[i];
-    struct exsi_ep_attr attr;
+    struct exsi_ep_attr attr = {0};
+    struct exsi_ep_memory memory;
     size_t len = 2 * FLOWS * BUFFER;
     memset(s, 0, sizeof *s);
     must(exsi_eq_open(ctx, NULL, 256, &s->eq) == 0);
@@ -210,7 +211,8 @@ static void make_side(struct exsi_device *dev, int i)
         .addr = s->memory, .len = len, .access = EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE, .memfd = -1};
     must(dev->ops->reg_mr(dev, &mem, &s->dmr) == 0);
     toy.ep_attr(NULL, &attr);
-    must(exsi_ep_new(group, dev, &toy, &attr, &s->stats, &s->ep) == 0);
+    must(exsi_ep_memory_new(ctx, dev, &attr, &memory) == 0);
+    must(exsi_ep_new(group, dev, &toy, &attr, &memory, &s->stats, &s->ep) == 0);
     must(exsi_ep_make_qp(s->ep, NULL) == 0 && exsi_ep_open_engine(s->ep, NULL) == 0);
     for (uint32_t k = 0; k < FLOWS; k++) {
         struct toy_flow *f = &s->flow[k];

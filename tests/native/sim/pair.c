@@ -73,12 +73,14 @@ static void changed(struct exsi_attach *at, uint32_t what)
 void pair_make_side(struct pair *p, int i, const struct exsi_engine_ops *engine, const struct exsi_engine_config *cfg)
 {
     struct side *s = &p->side[i];
-    struct exsi_ep_attr attr;
+    struct exsi_ep_attr attr = {0};
+    struct exsi_ep_memory memory;
     register_memory(p, s);
     s->changed = s->dead_reports = 0;
     memset(&s->stats, 0, sizeof s->stats);
     engine->ep_attr(cfg, &attr);
-    need(exsi_ep_new(p->group, sim_device(p->sim), engine, &attr, &s->stats, &s->ep) == 0);
+    need(exsi_ep_memory_new(p->ctx, sim_device(p->sim), &attr, &memory) == 0);
+    need(exsi_ep_new(p->group, sim_device(p->sim), engine, &attr, &memory, &s->stats, &s->ep) == 0);
     s->ep->active = i == 0;
     need(exsi_ep_make_qp(s->ep, NULL) == 0);
     need(exsi_ep_open_engine(s->ep, cfg) == 0);

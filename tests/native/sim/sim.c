@@ -470,7 +470,10 @@ struct sim *sim_open(struct exsi_ctx *ctx, const struct sim_options *opt, uint64
     s->dev.ops = &sim_ops;
     s->entry = (struct exsi_device_entry){.name = "sim", .summary = "simulated link", .ops = &sim_ops};
     sim_set(s, opt, seed);
-    ctx->devices[ctx->n_devices++] = (struct exsi_open_device){.entry = &s->entry, .dev = &s->dev, .tried = true};
+    struct exsi_open_device *slot = &ctx->devices[ctx->n_devices++];
+    slot->entry = &s->entry;
+    slot->dev = &s->dev;
+    slot->tried = true;
     return s;
 }
 
