@@ -4,12 +4,17 @@
 #include "device/device.h"
 
 extern const struct exsi_device_ops exsi_soft_ops;
+extern const struct exsi_device_ops exsi_verbs_ops;
 
 static const struct exsi_device_entry entries[] = {
     {
         .name = "verbs",
         .summary = "RDMA cards and the kernel's soft RDMA, by libibverbs",
-        .absent = "this build has no verbs device: it was made without RDMA support",
+#ifdef EXSI_HAVE_VERBS
+        .ops = &exsi_verbs_ops,
+#else
+        .absent = "this build has no verbs device: it was made without the headers of rdma-core",
+#endif
     },
     {
         .name = "soft",

@@ -2,7 +2,7 @@
 /* Regions.  A region is the process's, an ibv_mr is of one protection domain: it is made in the domains of all adapters
  * in use when the region comes, so that pinning happens outside of every lock, and in a domain that comes later at its
  * first use there.  What one connection owns (ONE_PEER: the stream's ring) and what no peer may write (receive slots)
- * waits for its queue pair, whose domain may be its own.
+ * waits for its queue pair, where that may be on one of several adapters or in a domain of its own.
  *
  * Access: with memory windows a region is never open to peers, its windows are.  Without, its one key opens all of it.
  * Invariant: a private registration is in the lists of its region and of its domain; who takes it out frees it. */
@@ -122,6 +122,13 @@ int verbs_mr_join(struct verbs_mr *mr, struct verbs_domain *domain, struct ibv_m
 
 /* --- the table's entries ---------------------------------------------------------------------------------- */
 
+/* Is it known already where a connection's own memory will be used?  On the only adapter, if no queue pair gets a
+ * domain of its own there. */
+static bool place_is_known(const struct verbs_device *vdev)
+{
+    return atomic_load_explicit(&vdev->n_adapters, memory_order_acquire) == 1 && vdev->adapters[0]->windows;
+}
+
 static bool waits_for_queue_pair(const struct exsi_mem *mem)
 {
     return (mem->access & EXSI_ACCESS_ONE_PEER) || !(mem->access & EXSI_ACCESS_REMOTE_WRITE);
@@ -153,7 +160,7 @@ int verbs_mr_reg(struct exsi_device *dev, const struct exsi_mem *mem, struct exs
     mr->dmr.mem = *mem;
     mr->vdev = verbs_device_of(dev);
     exsi_list_init(&mr->privates);
-    int rc = waits_for_queue_pair(mem) ? 0 : register_everywhere(mr);
+    int rc = waits_for_queue_pair(mem) && !place_is_known(mr->vdev) ? 0 : register_everywhere(mr);
     if (rc < 0) {
         free(mr);
         return rc;

@@ -58,6 +58,7 @@ void verbs_slot_drop(struct verbs_qp *qp)
 {
     struct verbs_part *part = qp->part;
     uint32_t at = (uint32_t)(qp->wr_base >> 28) & (VERBS_SLOT_MAX - 1);
+    if (exsi_list_empty(&qp->part_node)) return; /* it never had one */
     assert(part->slots[at] == qp);
     part->slots[at] = NULL;
     part->generations[at]++;
@@ -217,6 +218,7 @@ int verbs_part_open(struct exsi_device *dev, struct exsi_poller *poller, struct 
     exsi_list_init(&part->qps);
     exsi_list_init(&part->ids);
     exsi_list_init(&part->events);
+    exsi_list_init(&part->downs);
     exsi_list_init(&part->stricken);
     exsi_list_init(&part->device_node);
     int rc = verbs_async_part_open(part);
@@ -314,5 +316,6 @@ int verbs_poll_cq(struct exsi_part *epart, struct exsi_wc *wc, int max)
         if (!part->seats[i].channel) continue;
         exsi_list_for (cq, &part->seats[i].cqs, struct verbs_cq, node) n += poll_one(cq, wc + n, max - n);
     }
+    if (n < max) n += verbs_qp_poll_down(part, wc + n, max - n);
     return n;
 }
