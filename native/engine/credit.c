@@ -22,8 +22,10 @@ void exsi_flow_ep_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr
     out->strict_keys = cfg->strict_keys;
 }
 
-int exsi_flow_init(struct exsi_flow *f, struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
+int exsi_flow_init(struct exsi_flow *f, struct exsi_endpoint *ep, const struct exsi_engine_config *cfg,
+                   const struct exsi_flow_ops *ops)
 {
+    f->ops = ops;
     f->ep = ep;
     f->cfg = *cfg;
     if (f->cfg.max_adverts == 0) f->cfg.max_adverts = 1;

@@ -3,6 +3,7 @@
  * directions, the queues of operations, and the end of each direction.  One flow per endpoint; both
  * engines embed it as first member and add only what data means to them.
  *
+ * flow.c: the rows of the engine table that are the same in both.
  * credit.c: credits and control messages; posting and retiring sends.
  * advert.c: advertisements, ours and the peer's, and how receives end.
  * Everything a peer sends is checked here or in the engine before it has an effect; what fails the
@@ -39,7 +40,25 @@ struct exsi_advert {
 
 enum exsi_revoke { EXSI_REVOKE_NONE, EXSI_REVOKE_WANTED, EXSI_REVOKE_SENT };
 
+struct exsi_flow;
+
+/* What an engine adds; every entry is set. */
+struct exsi_flow_ops {
+    /* Everything that can be sent now, then tell the socket what changed. */
+    void (*pump)(struct exsi_flow *f);
+    /* enum exsi_change bits that hold now. */
+    uint32_t (*ready)(struct exsi_flow *f);
+    /* What arrived: the notice of data, or a control message whose header has not been looked at. */
+    void (*word)(struct exsi_flow *f, uint32_t word);
+    void (*control)(struct exsi_flow *f, const struct exsi_control *c);
+    /* A receive was queued: end what can end now. */
+    void (*settle)(struct exsi_flow *f);
+    void (*cancel_send)(struct exsi_flow *f, struct exsi_op *op);
+    void (*shut_recv)(struct exsi_flow *f);
+};
+
 struct exsi_flow {
+    const struct exsi_flow_ops *ops;
     struct exsi_endpoint *ep;
     struct exsi_attach *at; /* NULL: the socket is gone, or not there yet */
     struct exsi_engine_config cfg;
@@ -93,10 +112,26 @@ static inline struct exsi_flow *exsi_flow_of(const struct exsi_attach *at)
     return at->flow;
 }
 
+/* --- flow.c: rows of struct exsi_engine_ops; ep->engine_state is the flow ------------------------ */
+
+void exsi_flow_on_up(struct exsi_endpoint *ep);
+void exsi_flow_on_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word);
+void exsi_flow_on_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error);
+void exsi_flow_on_invalidated(struct exsi_endpoint *ep, uint64_t wr_id);
+void exsi_flow_on_room(struct exsi_endpoint *ep);
+void exsi_flow_on_error(struct exsi_endpoint *ep);
+int exsi_flow_send(struct exsi_attach *at, struct exsi_op *op);
+int exsi_flow_recv(struct exsi_attach *at, struct exsi_op *op);
+void exsi_flow_cancel(struct exsi_attach *at, struct exsi_op *op);
+void exsi_flow_shutdown_send(struct exsi_attach *at);
+void exsi_flow_shutdown_recv(struct exsi_attach *at);
+uint32_t exsi_flow_ready_now(const struct exsi_attach *at);
+
 /* --- credit.c -------------------------------------------------------------------------------- */
 
 void exsi_flow_ep_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr *out);
-EXSI_MUST_CHECK int exsi_flow_init(struct exsi_flow *f, struct exsi_endpoint *ep, const struct exsi_engine_config *cfg);
+EXSI_MUST_CHECK int exsi_flow_init(struct exsi_flow *f, struct exsi_endpoint *ep, const struct exsi_engine_config *cfg,
+                                   const struct exsi_flow_ops *ops);
 void exsi_flow_fini(struct exsi_flow *f);
 /* The common part of the hello, and what the peer's says. */
 void exsi_flow_hello(const struct exsi_flow *f, uint16_t type, struct exsi_hello *out);

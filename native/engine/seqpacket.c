@@ -28,9 +28,8 @@ static struct seqpacket *of(const struct exsi_flow *f)
     return exsi_container_of(f, struct seqpacket, f);
 }
 
-static uint32_t ready_bits(struct seqpacket *s)
+static uint32_t ready_bits(struct exsi_flow *f)
 {
-    struct exsi_flow *f = &s->f;
     uint32_t bits = exsi_flow_ready(f);
     if (!f->fin_wanted && !f->unposted && f->adv_len && f->opened && exsi_flow_may_send(f, exsi_ep_write_cost(f->ep)))
         bits |= EXSI_CHANGE_WRITABLE;
@@ -165,9 +164,9 @@ static void swallow(struct seqpacket *s, bool end, uint32_t count)
     s->f.arrived++;
 }
 
-static void on_word(struct seqpacket *s, uint32_t word)
+static void on_word(struct exsi_flow *f, uint32_t word)
 {
-    struct exsi_flow *f = &s->f;
+    struct seqpacket *s = of(f);
     enum exsi_word_kind kind;
     bool end;
     uint32_t count;
@@ -238,16 +237,68 @@ static void pump_all(struct seqpacket *s)
     exsi_flow_pump_fin(f);
 }
 
-static void pump(struct seqpacket *s)
+static void pump(struct exsi_flow *f)
 {
-    struct exsi_flow *f = &s->f;
     if (f->live && exsi_flow_running(f) && exsi_flow_first_credit(f)) {
-        pump_all(s);
+        pump_all(of(f));
         exsi_flow_return_credit(f);
     }
     assert(f->credit <= f->peer_slots && f->owed <= f->slots && f->live_adverts <= f->peer_adverts);
-    exsi_flow_report(f, ready_bits(s));
+    exsi_flow_report(f, ready_bits(f));
 }
+
+static void on_control(struct exsi_flow *f, const struct exsi_control *c)
+{
+    struct seqpacket *s = of(f);
+    if (!exsi_flow_header(f, c)) return;
+    switch (c->type) {
+    case EXSI_CTL_ADVERT:
+        if (c->ind)
+            exsi_flow_fail(f, "ind: not 0 in seqpacket");
+        else
+            (void)exsi_flow_advert_add(f, c);
+        break;
+    case EXSI_CTL_LENGTH: on_length(s, c); break;
+    case EXSI_CTL_REVOKED: on_revoked(s, c->id); break;
+    case EXSI_CTL_FIN: on_fin(s, c); break;
+    case EXSI_CTL_RING: exsi_flow_fail(f, "type: RING in seqpacket"); break;
+    default: break; /* ACK, CREDIT, PONG: the header was all */
+    }
+}
+
+/* A receive behind the end, or on a socket whose connection is over, waits for nothing. */
+static void settle(struct exsi_flow *f)
+{
+    if (f->eof || f->dead) exsi_flow_end_recvs(f, f->eof ? 0 : f->error);
+}
+
+/* A message that has begun cannot be taken back: the peer's receive waits for its end. */
+static void cancel_send(struct exsi_flow *f, struct exsi_op *op)
+{
+    if (op->e.send.begun) return;
+    if (op->flags & EXSI_OPF_SHUT_WR && !f->fin_sent) f->fin_wanted = f->shut_asked;
+    if (f->unposted == op) exsi_flow_posted(f);
+    exsi_list_unlink(&op->node);
+    exsi_op_finish(op, ECANCELED, 0);
+}
+
+static void shut_recv(struct exsi_flow *f)
+{
+    f->recv_shut = true;
+    exsi_flow_cancel_all_recvs(f);
+}
+
+static const struct exsi_flow_ops flow_ops = {
+    .pump = pump,
+    .ready = ready_bits,
+    .word = on_word,
+    .control = on_control,
+    .settle = settle,
+    .cancel_send = cancel_send,
+    .shut_recv = shut_recv,
+};
+
+/* --- the table -------------------------------------------------------------------------------------------- */
 
 static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
 {
@@ -255,7 +306,7 @@ static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cf
     if (cfg->strict_keys && !ep->key_per_range) return -EOPNOTSUPP;
     struct seqpacket *s = calloc(1, sizeof *s);
     if (!s) return -ENOMEM;
-    int rc = exsi_flow_init(&s->f, ep, cfg);
+    int rc = exsi_flow_init(&s->f, ep, cfg, &flow_ops);
     if (rc < 0) {
         free(s);
         return rc;
@@ -282,91 +333,7 @@ static int peer_hello(struct exsi_endpoint *ep, const struct exsi_hello *in, cha
     return exsi_flow_peer_hello(ep->engine_state, EXSI_HELLO_SEQPACKET, in, reason);
 }
 
-static void on_up(struct exsi_endpoint *ep)
-{
-    if (ep->active) exsi_flow_go_live(ep->engine_state);
-    pump(of(ep->engine_state));
-}
-
-static void on_control(struct seqpacket *s, const struct exsi_control *c)
-{
-    struct exsi_flow *f = &s->f;
-    if (!exsi_flow_header(f, c)) return;
-    switch (c->type) {
-    case EXSI_CTL_ADVERT:
-        if (c->ind)
-            exsi_flow_fail(f, "ind: not 0 in seqpacket");
-        else
-            (void)exsi_flow_advert_add(f, c);
-        break;
-    case EXSI_CTL_LENGTH: on_length(s, c); break;
-    case EXSI_CTL_REVOKED: on_revoked(s, c->id); break;
-    case EXSI_CTL_FIN: on_fin(s, c); break;
-    case EXSI_CTL_RING: exsi_flow_fail(f, "type: RING in seqpacket"); break;
-    default: break; /* ACK, CREDIT, PONG: the header was all */
-    }
-}
-
-static void on_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word)
-{
-    struct seqpacket *s = of(ep->engine_state);
-    struct exsi_control c;
-    bool is_word;
-    uint32_t value;
-    if (exsi_flow_arrived(&s->f) && exsi_flow_decode(&s->f, data, len, word, &is_word, &value, &c)) {
-        if (is_word)
-            on_word(s, value);
-        else
-            on_control(s, &c);
-    }
-    pump(s);
-}
-
-static void on_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error)
-{
-    exsi_flow_write_done(ep->engine_state, wr_id, error);
-}
-
-static void on_invalidated(struct exsi_endpoint *ep, uint64_t wr_id)
-{
-    exsi_flow_invalidated(ep->engine_state, wr_id);
-    pump(of(ep->engine_state));
-}
-
-static void on_room(struct exsi_endpoint *ep)
-{
-    pump(of(ep->engine_state));
-}
-
-static void on_error(struct exsi_endpoint *ep)
-{
-    struct seqpacket *s = of(ep->engine_state);
-    exsi_flow_end_all(&s->f);
-    exsi_flow_report(&s->f, ready_bits(s));
-}
-
 /* --- socket half ------------------------------------------------------------------------------------------- */
-
-static int op_send(struct exsi_attach *at, struct exsi_op *op)
-{
-    struct seqpacket *s = of(exsi_flow_of(at));
-    EXSI_TRY(exsi_flow_queue_send(&s->f, op));
-    pump(s);
-    return 0;
-}
-
-static int op_recv(struct exsi_attach *at, struct exsi_op *op)
-{
-    struct seqpacket *s = of(exsi_flow_of(at));
-    struct exsi_flow *f = &s->f;
-    EXSI_TRY(exsi_flow_queue_recv(f, op));
-    if (f->recv_shut)
-        exsi_flow_end_cancelled(f, op);
-    else if (f->eof || f->dead)
-        exsi_flow_end_recvs(f, f->eof ? 0 : f->error);
-    pump(s);
-    return 0;
-}
 
 /* Nothing lies here unasked: only the end can be reported. */
 static int64_t take(struct exsi_attach *at, void *buf, size_t len, bool fragile)
@@ -378,46 +345,6 @@ static int64_t take(struct exsi_attach *at, void *buf, size_t len, bool fragile)
     return -EAGAIN;
 }
 
-/* A message that has begun cannot be taken back: the peer's receive waits for its end. */
-static void cancel_send(struct exsi_flow *f, struct exsi_op *op)
-{
-    if (op->e.send.begun) return;
-    if (op->flags & EXSI_OPF_SHUT_WR && !f->fin_sent) f->fin_wanted = f->shut_asked;
-    if (f->unposted == op) exsi_flow_posted(f);
-    exsi_list_unlink(&op->node);
-    exsi_op_finish(op, ECANCELED, 0);
-}
-
-static void cancel(struct exsi_attach *at, struct exsi_op *op)
-{
-    struct seqpacket *s = of(exsi_flow_of(at));
-    if (op->kind == EXSI_OP_SEND)
-        cancel_send(&s->f, op);
-    else
-        exsi_flow_cancel_recv(&s->f, op);
-    pump(s);
-}
-
-static void shutdown_send(struct exsi_attach *at)
-{
-    struct seqpacket *s = of(exsi_flow_of(at));
-    s->f.fin_wanted = s->f.shut_asked = true;
-    pump(s);
-}
-
-static void shutdown_recv(struct exsi_attach *at)
-{
-    struct seqpacket *s = of(exsi_flow_of(at));
-    s->f.recv_shut = true;
-    exsi_flow_cancel_all_recvs(&s->f);
-    pump(s);
-}
-
-static uint32_t ready(const struct exsi_attach *at)
-{
-    return ready_bits(of(exsi_flow_of(at)));
-}
-
 const struct exsi_engine_ops exsi_engine_seqpacket = {
     .name = "seqpacket",
     .ep_attr = exsi_flow_ep_attr,
@@ -425,19 +352,19 @@ const struct exsi_engine_ops exsi_engine_seqpacket = {
     .ep_close = ep_close,
     .hello = hello,
     .peer_hello = peer_hello,
-    .on_up = on_up,
-    .on_recv = on_recv,
-    .on_write_done = on_write_done,
-    .on_invalidated = on_invalidated,
-    .on_room = on_room,
-    .on_error = on_error,
+    .on_up = exsi_flow_on_up,
+    .on_recv = exsi_flow_on_recv,
+    .on_write_done = exsi_flow_on_write_done,
+    .on_invalidated = exsi_flow_on_invalidated,
+    .on_room = exsi_flow_on_room,
+    .on_error = exsi_flow_on_error,
     .attach = exsi_flow_attach,
     .detach = exsi_flow_detach,
-    .send = op_send,
-    .recv = op_recv,
+    .send = exsi_flow_send,
+    .recv = exsi_flow_recv,
     .take = take,
-    .cancel = cancel,
-    .shutdown_send = shutdown_send,
-    .shutdown_recv = shutdown_recv,
-    .ready = ready,
+    .cancel = exsi_flow_cancel,
+    .shutdown_send = exsi_flow_shutdown_send,
+    .shutdown_recv = exsi_flow_shutdown_recv,
+    .ready = exsi_flow_ready_now,
 };

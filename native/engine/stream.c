@@ -8,14 +8,10 @@
 
 #include <stdlib.h>
 
-static struct exsi_stream *of(const struct exsi_flow *f)
+static uint32_t ready_bits(struct exsi_flow *f)
 {
-    return exsi_container_of(f, struct exsi_stream, f);
-}
-
-static uint32_t ready_bits(struct exsi_stream *s)
-{
-    uint32_t bits = exsi_flow_ready(&s->f);
+    struct exsi_stream *s = exsi_stream_of(f);
+    uint32_t bits = exsi_flow_ready(f);
     if (exsi_stream_readable(s)) bits |= EXSI_CHANGE_READABLE;
     if (exsi_stream_writable(s)) bits |= EXSI_CHANGE_WRITABLE;
     return bits;
@@ -90,17 +86,44 @@ static void pump_all(struct exsi_stream *s)
     exsi_flow_pump_fin(f);
 }
 
-void exsi_stream_pump(struct exsi_stream *s)
+void exsi_stream_pump(struct exsi_flow *f)
 {
-    if (s->f.live && exsi_flow_running(&s->f) && open_link(s)) {
+    struct exsi_stream *s = exsi_stream_of(f);
+    if (f->live && exsi_flow_running(f) && open_link(s)) {
         pump_all(s);
-        exsi_flow_return_credit(&s->f);
+        exsi_flow_return_credit(f);
     }
     check(s);
-    exsi_flow_report(&s->f, ready_bits(s));
+    exsi_flow_report(f, ready_bits(f));
 }
 
-/* --- endpoint half ------------------------------------------------------------------------------------- */
+static void on_control(struct exsi_flow *f, const struct exsi_control *c)
+{
+    struct exsi_stream *s = exsi_stream_of(f);
+    if (!exsi_stream_freed(s, c->freed) || !exsi_flow_header(f, c)) return;
+    switch (c->type) {
+    case EXSI_CTL_ADVERT: exsi_stream_advert(s, c); break;
+    case EXSI_CTL_RING: exsi_stream_ring(s, c); break;
+    case EXSI_CTL_REVOKED: exsi_stream_revoked(s, c->id); break;
+    case EXSI_CTL_FIN:
+        if (exsi_flow_fin_arrived(f, c)) exsi_stream_settle(f);
+        break;
+    case EXSI_CTL_LENGTH: exsi_flow_fail(f, "type: LENGTH on a stream"); break;
+    default: break; /* ACK, CREDIT, PONG: the header was all */
+    }
+}
+
+static const struct exsi_flow_ops flow_ops = {
+    .pump = exsi_stream_pump,
+    .ready = ready_bits,
+    .word = exsi_stream_word,
+    .control = on_control,
+    .settle = exsi_stream_settle,
+    .cancel_send = exsi_stream_cancel_send,
+    .shut_recv = exsi_stream_shut_recv,
+};
+
+/* --- the table ----------------------------------------------------------------------------------------- */
 
 static void ep_attr(const struct exsi_engine_config *cfg, struct exsi_ep_attr *out)
 {
@@ -124,7 +147,7 @@ static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cf
     if (!ep->memory.ring) return -EINVAL;
     struct exsi_stream *s = calloc(1, sizeof *s);
     if (!s) return -ENOMEM;
-    int rc = exsi_flow_init(&s->f, ep, cfg);
+    int rc = exsi_flow_init(&s->f, ep, cfg, &flow_ops);
     if (rc < 0) goto fail_flow;
     s->ring = ep->memory.ring;
     s->ring_len = ep->attr.ring_len;
@@ -142,7 +165,7 @@ fail_flow:
 
 static void ep_close(struct exsi_endpoint *ep)
 {
-    struct exsi_stream *s = of(ep->engine_state);
+    struct exsi_stream *s = exsi_stream_of(ep->engine_state);
     exsi_timer_stop(&ep->group->poller, &s->hold);
     exsi_flow_fini(&s->f);
     free(s);
@@ -151,7 +174,7 @@ static void ep_close(struct exsi_endpoint *ep)
 
 static void hello(struct exsi_endpoint *ep, struct exsi_hello *out)
 {
-    struct exsi_stream *s = of(ep->engine_state);
+    struct exsi_stream *s = exsi_stream_of(ep->engine_state);
     exsi_flow_hello(&s->f, EXSI_HELLO_STREAM, out);
     out->ring_addr = (uint64_t)(uintptr_t)s->ring;
     out->ring_rkey = s->ring_rkey;
@@ -160,7 +183,7 @@ static void hello(struct exsi_endpoint *ep, struct exsi_hello *out)
 
 static int peer_hello(struct exsi_endpoint *ep, const struct exsi_hello *in, char *reason)
 {
-    struct exsi_stream *s = of(ep->engine_state);
+    struct exsi_stream *s = exsi_stream_of(ep->engine_state);
     EXSI_TRY(exsi_flow_peer_hello(&s->f, EXSI_HELLO_STREAM, in, reason));
     s->peer_ring = in->ring_addr;
     s->peer_rkey = in->ring_rkey;
@@ -168,123 +191,21 @@ static int peer_hello(struct exsi_endpoint *ep, const struct exsi_hello *in, cha
     return 0;
 }
 
-static void on_up(struct exsi_endpoint *ep)
-{
-    struct exsi_stream *s = of(ep->engine_state);
-    if (ep->active) exsi_flow_go_live(&s->f);
-    exsi_stream_pump(s);
-}
-
-static void on_control(struct exsi_stream *s, const struct exsi_control *c)
-{
-    struct exsi_flow *f = &s->f;
-    if (!exsi_stream_freed(s, c->freed) || !exsi_flow_header(f, c)) return;
-    switch (c->type) {
-    case EXSI_CTL_ADVERT: exsi_stream_advert(s, c); break;
-    case EXSI_CTL_RING: exsi_stream_ring(s, c); break;
-    case EXSI_CTL_REVOKED: exsi_stream_revoked(s, c->id); break;
-    case EXSI_CTL_FIN:
-        if (exsi_flow_fin_arrived(f, c)) exsi_stream_settle(s);
-        break;
-    case EXSI_CTL_LENGTH: exsi_flow_fail(f, "type: LENGTH on a stream"); break;
-    default: break; /* ACK, CREDIT, PONG: the header was all */
-    }
-}
-
-static void on_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word)
-{
-    struct exsi_stream *s = of(ep->engine_state);
-    struct exsi_control c;
-    bool is_word;
-    uint32_t value;
-    if (exsi_flow_arrived(&s->f) && exsi_flow_decode(&s->f, data, len, word, &is_word, &value, &c)) {
-        if (is_word)
-            exsi_stream_word(s, value);
-        else
-            on_control(s, &c);
-    }
-    exsi_stream_pump(s);
-}
-
-static void on_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error)
-{
-    exsi_flow_write_done(ep->engine_state, wr_id, error);
-}
-
-static void on_invalidated(struct exsi_endpoint *ep, uint64_t wr_id)
-{
-    exsi_flow_invalidated(ep->engine_state, wr_id);
-    exsi_stream_pump(of(ep->engine_state));
-}
-
-static void on_room(struct exsi_endpoint *ep)
-{
-    exsi_stream_pump(of(ep->engine_state));
-}
-
 static void on_error(struct exsi_endpoint *ep)
 {
-    struct exsi_stream *s = of(ep->engine_state);
+    struct exsi_stream *s = exsi_stream_of(ep->engine_state);
     exsi_timer_stop(&ep->group->poller, &s->hold);
-    exsi_flow_end_all(&s->f);
-    exsi_flow_report(&s->f, ready_bits(s));
+    exsi_flow_on_error(ep);
 }
 
 /* --- socket half --------------------------------------------------------------------------------------- */
 
-static int op_send(struct exsi_attach *at, struct exsi_op *op)
-{
-    struct exsi_stream *s = of(exsi_flow_of(at));
-    EXSI_TRY(exsi_flow_queue_send(&s->f, op));
-    exsi_stream_pump(s);
-    return 0;
-}
-
-static int op_recv(struct exsi_attach *at, struct exsi_op *op)
-{
-    struct exsi_stream *s = of(exsi_flow_of(at));
-    EXSI_TRY(exsi_flow_queue_recv(&s->f, op));
-    if (s->f.recv_shut) exsi_flow_end_cancelled(&s->f, op);
-    exsi_stream_settle(s);
-    exsi_stream_pump(s);
-    return 0;
-}
-
 static int64_t take(struct exsi_attach *at, void *buf, size_t len, bool fragile)
 {
-    struct exsi_stream *s = of(exsi_flow_of(at));
+    struct exsi_stream *s = exsi_stream_of(exsi_flow_of(at));
     int64_t got = exsi_stream_take(s, buf, len, fragile);
-    if (got > 0) exsi_stream_pump(s);
+    if (got > 0) exsi_stream_pump(&s->f);
     return got;
-}
-
-static void cancel(struct exsi_attach *at, struct exsi_op *op)
-{
-    struct exsi_stream *s = of(exsi_flow_of(at));
-    if (op->kind == EXSI_OP_SEND)
-        exsi_stream_cancel_send(s, op);
-    else
-        exsi_flow_cancel_recv(&s->f, op);
-    exsi_stream_pump(s);
-}
-
-static void shutdown_send(struct exsi_attach *at)
-{
-    struct exsi_stream *s = of(exsi_flow_of(at));
-    s->f.fin_wanted = s->f.shut_asked = true;
-    exsi_stream_pump(s);
-}
-
-static void shutdown_recv(struct exsi_attach *at)
-{
-    struct exsi_stream *s = of(exsi_flow_of(at));
-    exsi_stream_shut_recv(s);
-    exsi_stream_pump(s);
-}
-
-static uint32_t ready(const struct exsi_attach *at)
-{
-    return ready_bits(of(exsi_flow_of(at)));
 }
 
 const struct exsi_engine_ops exsi_engine_stream = {
@@ -294,19 +215,19 @@ const struct exsi_engine_ops exsi_engine_stream = {
     .ep_close = ep_close,
     .hello = hello,
     .peer_hello = peer_hello,
-    .on_up = on_up,
-    .on_recv = on_recv,
-    .on_write_done = on_write_done,
-    .on_invalidated = on_invalidated,
-    .on_room = on_room,
+    .on_up = exsi_flow_on_up,
+    .on_recv = exsi_flow_on_recv,
+    .on_write_done = exsi_flow_on_write_done,
+    .on_invalidated = exsi_flow_on_invalidated,
+    .on_room = exsi_flow_on_room,
     .on_error = on_error,
     .attach = exsi_flow_attach,
     .detach = exsi_flow_detach,
-    .send = op_send,
-    .recv = op_recv,
+    .send = exsi_flow_send,
+    .recv = exsi_flow_recv,
     .take = take,
-    .cancel = cancel,
-    .shutdown_send = shutdown_send,
-    .shutdown_recv = shutdown_recv,
-    .ready = ready,
+    .cancel = exsi_flow_cancel,
+    .shutdown_send = exsi_flow_shutdown_send,
+    .shutdown_recv = exsi_flow_shutdown_recv,
+    .ready = exsi_flow_ready_now,
 };

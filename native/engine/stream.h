@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Inside the STREAM engine (docs/explanation/stream-algorithm.md): one flow and two rings.
- *   stream.c       the table, set-up, what arrives, when to run what
+ *   stream.c       the tables, set-up, control messages, when to run what
  *   stream_send.c  rules S1 to S6: direct into an advertised buffer, or through the peer's ring
  *   stream_recv.c  rules R1 to R5 and SETTLE: placing, copying out, advertising */
 #ifndef EXSI_STREAM_H
@@ -29,8 +29,13 @@ struct exsi_stream {
     bool ring_late; /* the key was not in our hello: RING is our first message */
 };
 
-/* Everything that can be sent now, then tell the socket what changed: last step of every entry. */
-void exsi_stream_pump(struct exsi_stream *s);
+static inline struct exsi_stream *exsi_stream_of(const struct exsi_flow *f)
+{
+    return exsi_container_of(f, struct exsi_stream, f);
+}
+
+/* Entries of struct exsi_flow_ops take the flow. */
+void exsi_stream_pump(struct exsi_flow *f);
 
 /* --- stream_send.c */
 bool exsi_stream_writable(struct exsi_stream *s);
@@ -38,16 +43,16 @@ void exsi_stream_pump_data(struct exsi_stream *s);
 bool exsi_stream_freed(struct exsi_stream *s, uint64_t freed);
 void exsi_stream_advert(struct exsi_stream *s, const struct exsi_control *c);
 void exsi_stream_ring(struct exsi_stream *s, const struct exsi_control *c);
-void exsi_stream_cancel_send(struct exsi_stream *s, struct exsi_op *op);
+void exsi_stream_cancel_send(struct exsi_flow *f, struct exsi_op *op);
 void exsi_stream_hold_over(struct exsi_timer *t);
 
 /* --- stream_recv.c */
 bool exsi_stream_readable(const struct exsi_stream *s);
-void exsi_stream_word(struct exsi_stream *s, uint32_t word);
+void exsi_stream_word(struct exsi_flow *f, uint32_t word);
 void exsi_stream_revoked(struct exsi_stream *s, uint32_t id);
-void exsi_stream_settle(struct exsi_stream *s);
+void exsi_stream_settle(struct exsi_flow *f);
 void exsi_stream_pump_adverts(struct exsi_stream *s);
 int64_t exsi_stream_take(struct exsi_stream *s, void *buf, size_t len, bool fragile);
-void exsi_stream_shut_recv(struct exsi_stream *s);
+void exsi_stream_shut_recv(struct exsi_flow *f);
 
 #endif

@@ -75,9 +75,9 @@ static void deliver(struct exsi_stream *s)
     }
 }
 
-void exsi_stream_settle(struct exsi_stream *s)
+void exsi_stream_settle(struct exsi_flow *f)
 {
-    struct exsi_flow *f = &s->f;
+    struct exsi_stream *s = exsi_stream_of(f);
     if (f->recv_shut)
         discard(s);
     else if (!EXSI_FAULT(skip_settle_a))
@@ -173,7 +173,7 @@ static void arrive_indirect(struct exsi_stream *s, uint32_t k)
     exsi_count(f->ep->stats, bytes_indirect, k);
     bool live = f->live_adverts > 0;
     if (live) void_adverts(f);
-    exsi_stream_settle(s);
+    exsi_stream_settle(&s->f);
     if (live) end_cancelling(f);
 }
 
@@ -199,21 +199,22 @@ static void arrive_direct(struct exsi_stream *s, uint32_t k)
         if (op->cancelling) exsi_flow_end_cancelled(f, op);
     }
     /* An empty receive may have come to the head. */
-    exsi_stream_settle(s);
+    exsi_stream_settle(&s->f);
 }
 
-void exsi_stream_word(struct exsi_stream *s, uint32_t word)
+void exsi_stream_word(struct exsi_flow *f, uint32_t word)
 {
+    struct exsi_stream *s = exsi_stream_of(f);
     enum exsi_word_kind kind;
     bool end;
     uint32_t count;
     const char *reason;
     if (exsi_word_decode(word, &kind, &end, &count, &reason) < 0) {
-        exsi_flow_fail(&s->f, "%s", reason);
+        exsi_flow_fail(f, "%s", reason);
         return;
     }
-    if (end || s->f.eof) {
-        exsi_flow_fail(&s->f, end ? "notice word: end of message on a stream" : "data behind FIN");
+    if (end || f->eof) {
+        exsi_flow_fail(f, end ? "notice word: end of message on a stream" : "data behind FIN");
         return;
     }
     if (kind == EXSI_WORD_DIRECT)
@@ -228,7 +229,7 @@ void exsi_stream_revoked(struct exsi_stream *s, uint32_t id)
     struct exsi_op *op = exsi_flow_revoked(&s->f, id);
     if (!op) return;
     exsi_flow_end_cancelled(&s->f, op);
-    exsi_stream_settle(s);
+    exsi_stream_settle(&s->f);
 }
 
 /* --- what the socket asks for -------------------------------------------------------------------------- */
@@ -255,11 +256,10 @@ int64_t exsi_stream_take(struct exsi_stream *s, void *buf, size_t len, bool frag
     return -EAGAIN;
 }
 
-void exsi_stream_shut_recv(struct exsi_stream *s)
+void exsi_stream_shut_recv(struct exsi_flow *f)
 {
-    struct exsi_flow *f = &s->f;
     if (f->recv_shut) return;
     f->recv_shut = true;
     exsi_flow_cancel_all_recvs(f);
-    exsi_stream_settle(s);
+    exsi_stream_settle(f);
 }

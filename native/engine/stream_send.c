@@ -93,7 +93,7 @@ void exsi_stream_hold_over(struct exsi_timer *t)
     if (s->holds_in_vain < MOST_IN_VAIN) s->holds_in_vain++;
     s->holds_to_skip = (uint8_t)(1u << (s->holds_in_vain - 1));
     if (s->holds_in_vain == 1) s->holds_to_skip = 0;
-    exsi_stream_pump(s);
+    exsi_stream_pump(&s->f);
 }
 
 static bool send_piece(struct exsi_stream *s, struct exsi_op *op)
@@ -176,9 +176,8 @@ static void cut_from(struct exsi_flow *f, struct exsi_op *op)
     f->fin_wanted = f->shut_asked;
 }
 
-void exsi_stream_cancel_send(struct exsi_stream *s, struct exsi_op *op)
+void exsi_stream_cancel_send(struct exsi_flow *f, struct exsi_op *op)
 {
-    struct exsi_flow *f = &s->f;
     if (op->e.send.cut || (op->len && op->e.send.posted == op->len)) return;
     op->cancelling = true;
     if (op->e.send.posted) {
