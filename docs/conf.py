@@ -26,7 +26,7 @@ napoleon_custom_sections = [("Cancellation", "notes_style"), ("Source", "notes_s
 
 # Names of other projects and of typing: without a network there is no inventory to look them up in.
 # The public home of everything in these modules is exs itself.
-homes = "api|sockets|streams|messages|queues|memory|devices|errors|events|testing|esapi"
+homes = "api|sockets|streams|messages|queues|memory|pools|devices|errors|events|testing|esapi"
 nitpick_ignore_regex = [
     (r"py:.*", r"(trio|typing|collections|outcome|socket|enum|types|ssl|os|pathlib|logging|contextlib)(\..*)?"),
     (r"py:.*", r"(_?[A-Z]\w*|int|float|bytes|bytearray|memoryview|bool|str|object|None|tuple|list|dict|property)"),

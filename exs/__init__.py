@@ -27,13 +27,14 @@ from exs.errors import (
     TruncatedError,
 )
 from exs.events import ExsEvent
-from exs.memory import Access, BufferPool, MemoryRegion, RegionView, register
+from exs.memory import Access, MemoryRegion, RegionView, register
 from exs.messages import (
     MessageChannel,
     MessageListener,
     open_message_channel,
     open_message_listeners,
 )
+from exs.pools import BufferPool
 from exs.queues import ReceiveQueue, SendQueue
 from exs.sockets import Socket
 from exs.streams import SocketListener, SocketStream, open_listeners, open_stream, serve

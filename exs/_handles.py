@@ -13,9 +13,10 @@ import errno
 import socket as _socket
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import trio
+from trio.abc import AsyncResource
 
 from exs import _native, _statistics
 from exs._pump import RECEIVING, SENDING, checkpoint, protected
@@ -23,8 +24,6 @@ from exs.devices import Device, device_named
 from exs.errors import TruncatedError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from exs._addresses import Address
     from exs._config import Settings
     from exs._native import RawEvent
@@ -111,7 +110,7 @@ class Direction:
         _statistics.count_copied(nbytes)
 
 
-class SocketHandle:
+class SocketHandle(AsyncResource):
     """What a socket is, whatever is done with it: its options, names and facts, and its end."""
 
     __slots__ = (
@@ -197,16 +196,6 @@ class SocketHandle:
         self._closed = True
         self._pump.sockets.pop(self._handle, None)
         return idle
-
-    async def __aenter__(self) -> Self:
-        """The socket itself; no checkpoint, since what is raised here would leave it open."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        await self.aclose()
 
     def __del__(self) -> None:
         """A forgotten socket: end it, and say so."""

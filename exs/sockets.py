@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from exs._native import RawEvent, Span
-    from exs.memory import BufferPool
+    from exs.pools import BufferPool
 
 __all__ = ["Socket"]
 

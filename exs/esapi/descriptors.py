@@ -55,9 +55,9 @@ _FLAGS = [
     for bits in range(16)
 ]
 
-# As calling the classes, without a function of Python for each event.
-_event: Callable[[tuple[object, ...]], ExsEvent] = partial(tuple.__new__, ExsEvent)
-_xfer_part: Callable[[tuple[object, ...]], XferPart] = partial(tuple.__new__, XferPart)
+# As calling the classes, without a function of Python for each event; typeshed leaves open of what the tuples are.
+_event: Callable[[tuple[object, ...]], ExsEvent] = partial(tuple.__new__, ExsEvent)  # pyright: ignore[reportUnknownMemberType]
+_xfer_part: Callable[[tuple[object, ...]], XferPart] = partial(tuple.__new__, XferPart)  # pyright: ignore[reportUnknownMemberType]
 
 
 class Descriptor:

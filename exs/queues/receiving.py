@@ -15,7 +15,7 @@ import trio
 
 from exs import _native
 from exs._pump import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, protected
-from exs.memory import BufferPool, RegionView
+from exs.memory import RegionView
 from exs.queues.base import Queue
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exs._handles import Direction
     from exs._native import RawEvent
     from exs._pump import Inbox
+    from exs.pools import BufferPool
 
 __all__ = ["ReceiveQueue"]
 

@@ -15,7 +15,17 @@ import trio
 
 import exs
 from exs import esapi
-from exs.cli.bench.peers import HOST, STREAM_SLAB, Config, Ready, SyncPeer, TrioPeer, TrioTcp, private_region
+from exs.cli.bench.peers import (
+    HOST,
+    STREAM_SLAB,
+    Config,
+    Ready,
+    RoundTripPeer,
+    SyncPeer,
+    ThroughputPeer,
+    TrioTcp,
+    private_region,
+)
 from exs.events import XferPart
 
 
@@ -75,7 +85,7 @@ class TrioSocket(TrioTcp):
             await self._send(data)
 
 
-class TrioEventfd(TrioPeer):
+class TrioEventfd(RoundTripPeer):
     """One eventfd each way: what a wake-up costs in trio, with nothing moved at all."""
 
     _mine: int
@@ -114,7 +124,7 @@ class TrioEventfd(TrioPeer):
             os.eventfd_write(self._theirs, 1)
 
 
-class TrioCheckpoint(TrioPeer):
+class TrioCheckpoint(ThroughputPeer):
     """Nothing but ``await trio.lowlevel.checkpoint()``, as "throughput" of one side."""
 
     async def listen(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -26,77 +27,89 @@ Ready = Callable[[], None]
 Config = dict[str, Any]  # Any: what stands in JSON
 
 
-class SyncPeer:
+class SyncPeer(ABC):
     """A peer that blocks.  Every method runs in a process of its own for its side."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    @abstractmethod
     def listen(self) -> str:
         """Begins to listen; returns the address for ``connect``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def accept(self) -> None:
         """Waits for the other side."""
-        raise NotImplementedError
 
+    @abstractmethod
     def connect(self, address: str) -> None:
         """Connects to the other side."""
-        raise NotImplementedError
 
     def facts(self) -> Config:
         """What the report should say of the connection."""
         return {}
 
+    @abstractmethod
     def send_many(self, size: int, count: int, depth: int) -> None:
         """Sends messages and waits for the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
         """Receives them and answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, size: int, count: int) -> list[float]:
         """Round trips; returns the time of each in microseconds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, size: int, count: int, ready: Ready) -> None:
         """The other half of ``ask``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """The end."""
 
 
-class TrioPeer:
-    """A peer whose methods are awaited, in one trio run for its side."""
+class TrioPeer(ABC):
+    """A peer whose methods are awaited, in one trio run for its side; its subclasses say what it can measure."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    @abstractmethod
     async def listen(self) -> str:
         """Begins to listen; returns the address for ``connect``."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def accept(self) -> None:
         """Waits for the other side."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def connect(self, address: str) -> None:
         """Connects to the other side."""
-        raise NotImplementedError
 
     def facts(self) -> Config:
         """What the report should say of the connection."""
         return {}
 
+    async def close(self) -> None:  # noqa: B027  some have nothing to close
+        """The end."""
+
+
+class ThroughputPeer(TrioPeer):
+    """A peer that moves many messages one way."""
+
+    @abstractmethod
     async def send_many(self, size: int, count: int, depth: int) -> None:
         """Sends messages and waits for the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
         """Receives them and answers."""
-        raise NotImplementedError
+
+
+class RoundTripPeer(TrioPeer):
+    """A peer that sends one message there and waits for one back."""
 
     async def ask(self, size: int, count: int) -> list[float]:
         """Round trips; returns the time of each in microseconds."""
@@ -109,16 +122,13 @@ class TrioPeer:
             times.append((clock() - began) / 1e3)
         return times
 
+    @abstractmethod
     def exchanger(self, size: int) -> Callable[[], Awaitable[None]]:
         """One round trip, for ``ask``."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def answer(self, size: int, count: int, ready: Ready) -> None:
         """The other half of ``ask``."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """The end."""
 
 
 # --- the standard library, and trio ---------------------------------------------------------------------------
@@ -200,7 +210,7 @@ class PythonTcp(SyncPeer):
 S = TypeVar("S", bound=trio.abc.Stream)
 
 
-class StreamPeer(TrioPeer, Generic[S]):
+class StreamPeer(ThroughputPeer, RoundTripPeer, Generic[S]):
     """Anything with ``send_all`` and ``receive_some``."""
 
     stream: S
@@ -289,7 +299,7 @@ def options_from(config: Config) -> exs.Options:
     return exs.Options(**{name: config[name] for name in names if name in config})
 
 
-class ExsPeer(TrioPeer):
+class ExsPeer(ThroughputPeer, RoundTripPeer):
     """exs from trio.
 
     Configuration: ``type`` is ``stream`` or ``seqpacket``; ``memory`` is ``private`` or ``allocated``; ``calls``

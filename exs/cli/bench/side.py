@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from exs.cli.bench.peers import PEERS, Config, SyncPeer, TrioPeer
+from exs.cli.bench.peers import PEERS, Config, RoundTripPeer, SyncPeer, ThroughputPeer, TrioPeer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-OPERATIONS = ("throughput", "roundtrip")
 
 
 def cpu_seconds() -> float:
@@ -113,15 +111,18 @@ async def run_trio(peer: TrioPeer, address: str | None) -> None:
         operation, size, count, depth = _parse(line)
         meter = Meter()
         times: list[float] | None = None
-        if address is None:
-            if operation == "throughput":
+        if operation == "throughput" and isinstance(peer, ThroughputPeer):
+            if address is None:
                 await peer.receive_many(size, count, depth, meter.ready)
             else:
+                await peer.send_many(size, count, depth)
+        elif operation == "roundtrip" and isinstance(peer, RoundTripPeer):
+            if address is None:
                 await peer.answer(size, count, meter.ready)
-        elif operation == "throughput":
-            await peer.send_many(size, count, depth)
+            else:
+                times = await peer.ask(size, count)
         else:
-            times = await peer.ask(size, count)
+            raise ValueError(f"{type(peer).__name__} does not measure {operation}")
         meter.report(times)
 
     await _lines(0, obey)
