@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ground
 import pytest
 
 from exs import _config
@@ -26,6 +27,8 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test depends on the EXS_ variables of who runs it."""
     for name in _config.variables():
         monkeypatch.delenv(name, raising=False)
+    if ground.VERBS:
+        monkeypatch.setenv("EXS_DEVICE", "verbs")
     _config.environment.cache_clear()
     yield
     _config.environment.cache_clear()

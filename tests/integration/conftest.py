@@ -9,8 +9,10 @@ import inspect
 from socket import SOCK_SEQPACKET, SOCK_STREAM
 from typing import TYPE_CHECKING
 
+import ground
 import pytest
 import trio
+from ground import MODES, PATHS
 from victim import Victim
 
 import exs
@@ -20,18 +22,20 @@ from exs.testing import Leaks, clogged_stream_pair, message_pair, stream_pair
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-PATHS = ("shm-vm", "shm-ring", "tcp")
-MODES = ("inline", "thread")
-BOUND_S = 20
+BOUND_S = ground.patient(20)
+
+for make in (stream_pair, message_pair, clogged_stream_pair):
+    make.__kwdefaults__["host"] = ground.HOST
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = set(metafunc.fixturenames)
     if names & {"options", "streams", "channels", "clogged"}:
         cases = [(path, mode) for path in PATHS for mode in MODES]
-        metafunc.parametrize("options", cases, ids=[f"{p}-{m}" for p, m in cases], indirect=True)
+        ids = [f"{ground.name_of(path)}-{mode}" for path, mode in cases]
+        metafunc.parametrize("options", cases, ids=ids, indirect=True)
     elif "path" in names:
-        metafunc.parametrize("path", PATHS)
+        metafunc.parametrize("path", PATHS, ids=[ground.name_of(path) for path in PATHS])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,6 +95,7 @@ def _warm() -> Iterator[None]:
             for stream in await stream_pair(exs.Options(progress=mode)):  # type: ignore[arg-type]
                 await trio.aclose_forcefully(stream)
 
+    exs.list_devices()
     trio.run(both_modes)
     gc.collect()
     gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest

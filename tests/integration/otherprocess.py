@@ -16,7 +16,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-TIMEOUT = 20.0
+from ground import HOST, patient
+
+TIMEOUT = patient(20.0)
 
 PRELUDE = """
 import ctypes, errno, gc, mmap, os, select, signal, socket, struct, sys, time
@@ -96,7 +98,7 @@ class Other:
     def __init__(
         self,
         code: str,
-        address: tuple[str, int] = ("127.0.0.1", 0),
+        address: tuple[str, int] = (HOST, 0),
         *,
         prefix: list[str] | None = None,
         args: list[str] | None = None,

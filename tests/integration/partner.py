@@ -7,6 +7,7 @@ import hashlib
 import sys
 
 import trio
+from ground import HOST
 
 import exs
 
@@ -98,7 +99,7 @@ async def dialling(port: int, options: exs.Options) -> None:
     say("ready")
     while True:
         try:
-            stream = await exs.open_stream("127.0.0.1", port, options=options)
+            stream = await exs.open_stream(HOST, port, options=options)
         except OSError:
             continue
         await trio.aclose_forcefully(stream)
@@ -109,10 +110,10 @@ async def main(role: str, path: str, port: int) -> None:
     if role == "dialling":
         await dialling(port, options)
     elif role == "mirror":
-        async with await exs.open_message_channel("127.0.0.1", port, options=options) as channel:
+        async with await exs.open_message_channel(HOST, port, options=options) as channel:
             await mirror(channel)
     else:
-        async with await exs.open_stream("127.0.0.1", port, options=options) as stream:
+        async with await exs.open_stream(HOST, port, options=options) as stream:
             await globals()[role](stream)
 
 

@@ -8,12 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ground import HOST, patient
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "c"
 
 
 def flags() -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "exs", "--cflags", "--libs"], capture_output=True, text=True, check=True, timeout=20
+        [sys.executable, "-m", "exs", "--cflags", "--libs"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=patient(20),
     )
     return done.stdout.split()
 
@@ -22,7 +28,7 @@ def build(name: str, where: Path) -> Path:
     program = where / name
     compiler = os.environ.get("CC", "cc")
     command = [compiler, "-Wall", "-Wextra", "-Werror", str(EXAMPLES / f"{name}.c"), "-o", str(program), *flags()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=False)
     assert done.returncode == 0, done.stderr
     return program
 
@@ -34,10 +40,10 @@ def test_the_example_of_the_slide_sends_and_prints_length_and_errno(tmp_path: Pa
             assert receiver.stdout is not None
             port = receiver.stdout.readline().split()[-1]
             done = subprocess.run(
-                [send, "127.0.0.1", port, "hello from C"], capture_output=True, text=True, timeout=20, check=False
+                [send, HOST, port, "hello from C"], capture_output=True, text=True, timeout=patient(20), check=False
             )
             assert done.stdout == "sent: length 12, errno 0\n", done.stderr
-            received, _ = receiver.communicate(timeout=20)
+            received, _ = receiver.communicate(timeout=patient(20))
             assert "received: length 12: hello from C" in received
         finally:
             receiver.kill()

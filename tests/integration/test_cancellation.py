@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from ground import HOST
 
 import exs
 from exs.testing import PoisonedBuffer, message_pair, stream_pair
@@ -256,7 +257,7 @@ async def test_a_cancelled_connect_closes_the_socket(options: exs.Options) -> No
     # A listener of TCP that never answers the set-up.
     silent = trio.socket.socket()
     with silent:
-        await silent.bind(("127.0.0.1", 0))
+        await silent.bind((HOST, 0))
         silent.listen(5)
         sock = exs.socket(options=options)
         await cancelled(lambda: sock.connect(silent.getsockname()))
@@ -266,7 +267,7 @@ async def test_a_cancelled_connect_closes_the_socket(options: exs.Options) -> No
 
 
 async def test_a_cancelled_accept_takes_no_connection(options: exs.Options) -> None:
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     async with listener:
         for _ in range(3):
             await cancelled(listener.accept)
@@ -274,7 +275,7 @@ async def test_a_cancelled_accept_takes_no_connection(options: exs.Options) -> N
             got: list[exs.SocketStream] = []
 
             async def dial() -> None:
-                got.append(await exs.open_stream("127.0.0.1", listener.address[1], options=options))
+                got.append(await exs.open_stream(HOST, listener.address[1], options=options))
 
             nursery.start_soon(dial)
             await trio.sleep(0.05)  # the connection waits in the backlog
@@ -335,11 +336,11 @@ async def test_a_cancelled_aclose_of_an_idle_stream_loses_nothing_of_what_was_se
     async def handler(stream: exs.SocketStream) -> None:
         await stream.send_all(data)
 
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handler, [listener])
         for _ in range(5):
-            async with await exs.open_stream("127.0.0.1", listener.address[1], options=options) as stream:
+            async with await exs.open_stream(HOST, listener.address[1], options=options) as stream:
                 got = bytearray()
                 async for part in stream:
                     got += part

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ground import HOST, patient
 
 from exs.cli import main
 from exs.cli.common import Address, parse_address, size, table
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.timeout(90)
 
 EXS = [sys.executable, "-m", "exs"]
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
-BOUND = 60
+BOUND = patient(60)
 
 
 def run(*arguments: str, expect: int = 0) -> str:
@@ -107,7 +108,7 @@ def test_devices_says_what_there_is_and_why_something_is_missing():
 @pytest.fixture
 def responder():
     process = subprocess.Popen(
-        [*EXS, "ping", "--serve", "--host", "127.0.0.1", "--port", "0", "--json"], stdout=subprocess.PIPE, text=True
+        [*EXS, "ping", "--serve", "--host", HOST, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     yield json.loads(process.stdout.readline())["addresses"][0]
@@ -129,7 +130,7 @@ def test_ping_shows_each_answer(responder):
 
 
 def test_ping_without_an_answer_is_exit_code_3():
-    run("ping", "127.0.0.1:1", expect=3)
+    run("ping", f"{HOST}:1", expect=3)
     run("ping", expect=2)
 
 
@@ -173,7 +174,7 @@ def test_the_short_file_programs_move_a_file(tmp_path):
         assert server.stdout is not None
         port = server.stdout.readline().split()[-1]
         for path in (source, Path(os.devnull)):
-            command = [sys.executable, str(EXAMPLES / "06_put_file.py"), str(path), "127.0.0.1", port]
+            command = [sys.executable, str(EXAMPLES / "06_put_file.py"), str(path), HOST, port]
             done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND, check=True)
             assert ": received, " in done.stdout
     finally:

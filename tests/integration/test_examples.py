@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ground import HOST, patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-BOUND_S = 25
+BOUND_S = patient(25)
 
 
 def command(name: str, *arguments: object) -> list[str]:
@@ -31,7 +32,12 @@ def environment() -> dict[str, str]:
 
 def run(name: str, *arguments: object) -> str:
     done = subprocess.run(
-        command(name, *arguments), check=True, capture_output=True, text=True, timeout=BOUND_S, env=environment()
+        command(name, *arguments),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        env=environment(),
     )
     assert not done.stderr
     return done.stdout
@@ -56,13 +62,13 @@ def server(name: str, *arguments: object) -> Iterator[tuple[subprocess.Popen[str
 def test_stream_echo() -> None:
     with server("03_stream_echo.py", "serve") as (_, port):
         for words in (["hello"], ["and", "again"]):
-            assert run("03_stream_echo.py", "127.0.0.1", port, *words).startswith(" ".join(words) + "\nover ")
+            assert run("03_stream_echo.py", HOST, port, *words).startswith(" ".join(words) + "\nover ")
 
 
 def test_messages() -> None:
     with server("04_messages.py", "serve") as (_, port):
         sums = [sum(range(0, 10_000 * step, step)) for step in (1, 2, 3)]
-        assert run("04_messages.py", "127.0.0.1", port) == "".join(f"{s}\n" for s in sums)
+        assert run("04_messages.py", HOST, port) == "".join(f"{s}\n" for s in sums)
 
 
 def test_queues() -> None:
@@ -74,7 +80,7 @@ def test_send_mmap(tmp_path: Path, nbytes: int) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(random.Random(1).randbytes(nbytes))
     with server("08_send_mmap.py", "receive", target) as (receiver, port):
-        run("08_send_mmap.py", "send", source, "127.0.0.1", port)
+        run("08_send_mmap.py", "send", source, HOST, port)
         said, errors = receiver.communicate(timeout=BOUND_S)
         assert said.startswith(f"{nbytes} bytes, ")
         assert not errors

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ground import HOST, patient
 
 import exs
 
@@ -81,14 +82,14 @@ def test_send_and_receive(
     assert server.stdout
     (port,) = re.findall(r"listening on port (\d+)", server.stdout.readline())
     client = subprocess.run(
-        [*command(sender, "send", request), "127.0.0.1", port, "hello, world"],
+        [*command(sender, "send", request), HOST, port, "hello, world"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=patient(20),
         cwd=tmp_path,
         check=False,
     )
     assert client.stdout == "sent: length 12, errno 0\n", client.stderr
-    out, err = server.communicate(timeout=20)
+    out, err = server.communicate(timeout=patient(20))
     assert out == "received: length 12: hello, world\nend of data\n", err
     assert server.returncode == client.returncode == 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from ground import HOST
 from otherprocess import Other, pattern
 from victim import Victim
 
@@ -47,7 +48,7 @@ def dialling(v: Victim, code: str, **env: str) -> Iterator[tuple[Other, int]]:
     with Other("fd = serve_one()\n" + code, **env) as other:
         v.serial += 1
         cookie = f"connect other {v.serial}"
-        fd = v.begin_connect(("127.0.0.1", int(other.hear())), cookie)
+        fd = v.begin_connect((HOST, int(other.hear())), cookie)
         v.expect(cookie)
         yield other, fd
 
@@ -182,7 +183,7 @@ def test_server_killed_in_the_middle_of_a_connect(stream: Victim, way: str, conf
     """It listens and never answers; then it is gone."""
     configure(path=way)
     with Other("serve(); time.sleep(60)") as other:
-        stream.begin_connect(("127.0.0.1", int(other.hear())), "connect")
+        stream.begin_connect((HOST, int(other.hear())), "connect")
         for _ in range(5):
             stream.drain(0.01)
         assert "connect" not in stream.events

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import rawpeer as rp
 import rawshm as rs
+from ground import HOST
 from otherprocess import Other
 from rawwire import Hello
 from victim import Victim
@@ -154,7 +155,7 @@ class Churn:
 
     def refused(self) -> None:
         with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
+            nobody.bind((HOST, 0))
             fd = configured(self.v, self.path, self.mode)
             cookie = self.cookie("refused")
             esapi.exs_connect(fd, nobody.getsockname(), cookie, self.v.queue)
@@ -163,7 +164,7 @@ class Churn:
             self.v.close(fd)
 
     def cancelled_connect(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
+        with socket.create_server((HOST, 0)) as silent:
             fd = configured(self.v, self.path, self.mode)
             cookie = self.cookie("cancelled")
             esapi.exs_connect(fd, silent.getsockname(), cookie, self.v.queue)
@@ -200,7 +201,7 @@ class Churn:
         if self.v.kind != socket.SOCK_STREAM:
             return
         listener = configured(self.v, "auto", self.mode)
-        esapi.exs_bind(listener, ("127.0.0.1", 0))
+        esapi.exs_bind(listener, (HOST, 0))
         esapi.exs_listen(listener)
         host, port, *_ = esapi.exs_getsockname(listener)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ground import patient
+
 ALONE = """
 import errno, os, resource, socket, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(':')
 from exs import esapi, MemoryRegion
 import exs
 import rawpeer as rp
@@ -30,7 +32,7 @@ def refused(number, call):
     raise AssertionError("not refused")
 """
 
-HERE = str(Path(__file__).parent)
+HERE = ":".join(str(Path(__file__).parent.parent / folder) for folder in ("integration", "support"))
 
 
 def test_limit_of_descriptors(run_python: Callable[..., object]) -> None:
@@ -102,7 +104,7 @@ v.finish()
 print("good")
 """,
         HERE,
-        timeout=30,
+        timeout=patient(30),
     )
     assert done.stdout == "good\n", done.stderr  # type: ignore[attr-defined]
 
@@ -130,7 +132,7 @@ v.finish()
 print("good")
 """,
         HERE,
-        timeout=30,
+        timeout=patient(30),
     )
     assert done.stdout == "good\n", done.stderr  # type: ignore[attr-defined]
 
@@ -159,6 +161,6 @@ v.finish()
 print("good")
 """,
         HERE,
-        timeout=30,
+        timeout=patient(30),
     )
     assert done.stdout == "good\n", done.stderr  # type: ignore[attr-defined]

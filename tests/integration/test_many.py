@@ -7,6 +7,7 @@ import resource
 
 import pytest
 import trio
+from ground import HOST, patient
 
 import exs
 from exs.testing import no_leaks
@@ -24,8 +25,8 @@ def test_a_thousand_connections(path: str) -> None:
     options = exs.Options(path=path, ring_bytes=65536)  # type: ignore[arg-type]
 
     async def main() -> None:
-        with trio.fail_after(100):
-            (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+        with trio.fail_after(patient(100)):
+            (listener,) = await exs.open_listeners(0, host=HOST, options=options)
             ends: list[exs.SocketStream] = []
             limit = trio.CapacityLimiter(50)
 
@@ -35,7 +36,7 @@ def test_a_thousand_connections(path: str) -> None:
 
             async def dial() -> None:
                 async with limit:
-                    ends.append(await exs.open_stream("127.0.0.1", listener.address[1], options=options))
+                    ends.append(await exs.open_stream(HOST, listener.address[1], options=options))
 
             async with listener, trio.open_nursery() as nursery:
                 nursery.start_soon(accept)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from ground import HOST, patient
 
 import exs
 
@@ -32,14 +33,14 @@ def private_bytes() -> int:
 
 
 async def connect_pairs(count: int, options: exs.Options) -> list[exs.SocketStream]:
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     async with listener:
         streams: list[exs.SocketStream] = []
         for _ in range(count):
             ends: dict[str, exs.SocketStream] = {}
 
             async def dial(ends: dict[str, exs.SocketStream] = ends) -> None:
-                ends["a"] = await exs.open_stream("127.0.0.1", listener.address[1], options=options)
+                ends["a"] = await exs.open_stream(HOST, listener.address[1], options=options)
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(dial)
@@ -54,7 +55,7 @@ async def test_an_idle_stream_costs_no_more_than_it_may(way: str, ring_bytes: in
     options = exs.Options(path=way, ring_bytes=ring_bytes)
     for stream in await connect_pairs(2, options):  # what is made once is not counted
         await stream.aclose()
-    with trio.fail_after(20):
+    with trio.fail_after(patient(20)):
         before = memory_files() + private_bytes()
         streams = await connect_pairs(PAIRS, options)
         each = (memory_files() + private_bytes() - before) / len(streams)

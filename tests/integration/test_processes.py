@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from ground import HOST, patient, shown
 
 import exs
 from exs.testing import stream_pair
@@ -42,9 +43,9 @@ async def is_ready(process: trio.Process) -> None:
 async def partner(role: str, options: exs.Options) -> AsyncIterator[tuple[trio.Process, exs.Socket]]:
     """A process in that role, and our end of the connection to it."""
     if role == "mirror":
-        (listener,) = await exs.open_message_listeners(0, host="127.0.0.1", options=options)
+        (listener,) = await exs.open_message_listeners(0, host=HOST, options=options)
     else:
-        (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)  # type: ignore[assignment]
+        (listener,) = await exs.open_listeners(0, host=HOST, options=options)  # type: ignore[assignment]
     command = [sys.executable, str(PARTNER), role, str(options.path), str(listener.address[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=environment)
@@ -80,7 +81,7 @@ async def test_a_gibibyte_is_not_needed_to_see_that_data_is_whole(options: exs.O
                     await tx.put(part)
             await sock.send_eof()
             assert await sock.recv(64) == wanted.digest()
-        assert sock.path == options.path
+        assert sock.path == shown(options.path)
         await sock.aclose()
         assert await process.wait() == 0
 
@@ -166,7 +167,7 @@ async def test_a_killed_peer_ends_each_operation_once(options: exs.Options, phas
 
 async def test_a_peer_killed_while_it_connects(options: exs.Options) -> None:
     """Again and again: the listener stays well and nothing is left behind."""
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, str(PARTNER), "dialling", str(options.path), str(listener.address[1])]
     async with listener, trio.open_nursery() as nursery:
@@ -232,7 +233,7 @@ def test_every_object_is_dead_in_a_forked_child(path: str) -> None:
 import os, sys, trio, exs
 from exs.testing import stream_pair
 async def main():
-    a, b = await stream_pair(exs.Options(path={path!r}))
+    a, b = await stream_pair(exs.Options(path={path!r}), host={HOST!r})
     region = exs.MemoryRegion(bytearray(10))
     pid = os.fork()
     if pid == 0:
@@ -252,4 +253,4 @@ async def main():
 trio.run(main)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], check=True, timeout=20, env=environment)
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], check=True, timeout=patient(20), env=environment)

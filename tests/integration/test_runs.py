@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from ground import HOST, patient
 
 import exs
 from exs.testing import message_pair, no_leaks, stream_pair
@@ -75,7 +76,7 @@ async def test_both_progress_modes_side_by_side(path: str) -> None:
 
 async def test_a_thread_socket_and_an_inline_socket_talk(path: str) -> None:
     inline, threaded = (exs.Options(path=path, progress=mode) for mode in ("inline", "thread"))  # type: ignore[arg-type]
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=inline)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=inline)
     async with listener, trio.open_nursery() as nursery:
 
         async def serve() -> None:
@@ -84,7 +85,7 @@ async def test_a_thread_socket_and_an_inline_socket_talk(path: str) -> None:
                     await stream.send_all(data)
 
         nursery.start_soon(serve)
-        async with await exs.open_stream("127.0.0.1", listener.address[1], options=threaded) as stream:
+        async with await exs.open_stream(HOST, listener.address[1], options=threaded) as stream:
             for i in range(50):
                 await stream.send_all(b"%d" % i)
                 assert await stream.receive_some() == b"%d" % i
@@ -108,7 +109,7 @@ def test_import_and_an_unused_run_open_nothing() -> None:
         "assert 'rich' not in __import__('sys').modules\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=20, env=environment)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=patient(20), env=environment)
 
 
 # --- the end of a run
@@ -190,7 +191,7 @@ def test_what_was_closed_in_order_arrives_though_the_run_ends_at_once(path: str)
     got = bytearray()
 
     async def receive() -> None:
-        (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+        (listener,) = await exs.open_listeners(0, host=HOST, options=options)
         port.append(listener.address[1])
         listening.set()
         async with listener, await listener.accept() as stream:
@@ -199,7 +200,7 @@ def test_what_was_closed_in_order_arrives_though_the_run_ends_at_once(path: str)
                 got.extend(part)
 
     async def send() -> None:
-        async with await exs.open_stream("127.0.0.1", port[0], options=options) as stream:
+        async with await exs.open_stream(HOST, port[0], options=options) as stream:
             await stream.send_all(data)
 
     thread = threading.Thread(target=trio.run, args=(receive,))
@@ -242,7 +243,7 @@ def test_guest_mode(options: exs.Options) -> None:
         done_callback=done.append,
     )
     while not done:
-        todo.get(timeout=20)()
+        todo.get(timeout=patient(20))()
     done[0].unwrap()  # type: ignore[attr-defined]
 
 
@@ -275,7 +276,7 @@ async def test_waiting_costs_no_cpu(options: exs.Options) -> None:
 
 def test_busy_waiting_is_an_option(path: str) -> None:
     async def main() -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(patient(20)):
             await move(exs.Options(path=path, wait="busy"), MIB, 3)  # type: ignore[arg-type]
 
     with no_leaks():
@@ -300,14 +301,14 @@ CALLS: dict[str, Callable[[exs.Socket, exs.Socket, exs.BufferPool], Awaitable[ob
 
 async def _accept() -> None:
     async with exs.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((HOST, 0))
         sock.listen()
         await sock.accept()
 
 
 async def _connect() -> None:
     with trio.socket.socket() as silent:
-        await silent.bind(("127.0.0.1", 0))
+        await silent.bind((HOST, 0))
         silent.listen()
         async with exs.socket() as sock:
             await sock.connect(silent.getsockname())
@@ -338,7 +339,7 @@ def test_ctrl_c_ends_each_await(options: exs.Options, name: str, later: bool) ->
     """The signal comes while the task goes to sleep, or sleeps; the buffers are ours when KeyboardInterrupt is out."""
 
     async def main() -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(patient(20)):
             a, b = await stream_pair(options)
             with exs.BufferPool(100, 8) as pool:
                 try:

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from ground import HOST, HOST6
 
 import exs
 from exs.testing import message_pair, stream_pair
@@ -33,12 +34,12 @@ async def test_serve_runs_a_task_for_each_connection(options: exs.Options) -> No
     async with trio.open_nursery() as nursery:
 
         async def serve(task_status: trio.TaskStatus[list[exs.SocketListener]]) -> None:
-            await exs.serve(echo, 0, host="127.0.0.1", options=options, task_status=task_status)
+            await exs.serve(echo, 0, host=HOST, options=options, task_status=task_status)
 
         (listener,) = await nursery.start(serve)
 
         async def client(i: int) -> None:
-            async with await exs.open_stream("127.0.0.1", listener.address[1], options=options) as stream:
+            async with await exs.open_stream(HOST, listener.address[1], options=options) as stream:
                 for size in (1, 1000, 100_000):
                     data = bytes([i]) * size
                     async with trio.open_nursery() as both:
@@ -59,10 +60,10 @@ async def test_trio_serve_listeners_serves_messages_too(options: exs.Options) ->
         async for message in channel:
             await channel.send(bytes(message)[::-1])
 
-    listeners = await exs.open_message_listeners(0, host="127.0.0.1", options=options)
+    listeners = await exs.open_message_listeners(0, host=HOST, options=options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handler, listeners)
-        async with await exs.open_message_channel("127.0.0.1", listeners[0].address[1], options=options) as channel:
+        async with await exs.open_message_channel(HOST, listeners[0].address[1], options=options) as channel:
             for message in (b"abc", b"", b"0" * 60_000 + b"1"):
                 await channel.send(message)
                 assert await channel.receive() == message[::-1]
@@ -86,12 +87,12 @@ async def test_tls_over_our_stream(options: exs.Options) -> None:
 
     listeners = [
         trio.SSLListener(listener, server_context)
-        for listener in await exs.open_listeners(0, host="127.0.0.1", options=options)
+        for listener in await exs.open_listeners(0, host=HOST, options=options)
     ]
     port = listeners[0].transport_listener.address[1]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handler, listeners)
-        raw = await exs.open_stream("127.0.0.1", port, options=options)
+        raw = await exs.open_stream(HOST, port, options=options)
         async with trio.SSLStream(raw, client_context, server_hostname="example.org") as stream:
             await stream.send_all(data)
             got = bytearray()
@@ -102,7 +103,7 @@ async def test_tls_over_our_stream(options: exs.Options) -> None:
 
 
 async def test_an_accepted_connection_may_be_dead_already(options: exs.Options) -> None:
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     alive = 0
 
     async def accept() -> None:
@@ -117,7 +118,7 @@ async def test_an_accepted_connection_may_be_dead_already(options: exs.Options) 
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(accept)
         for i in range(4):
-            stream = await exs.open_stream("127.0.0.1", listener.address[1], options=options)
+            stream = await exs.open_stream(HOST, listener.address[1], options=options)
             if i % 2:
                 await stream.send_all(b"alive")
                 await stream.aclose()
@@ -127,7 +128,7 @@ async def test_an_accepted_connection_may_be_dead_already(options: exs.Options) 
 
 
 async def test_a_closed_listener_wakes_accept(options: exs.Options) -> None:
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
 
     async def accept() -> None:
         with pytest.raises(trio.ClosedResourceError):
@@ -140,7 +141,7 @@ async def test_a_closed_listener_wakes_accept(options: exs.Options) -> None:
     with pytest.raises(trio.ClosedResourceError):
         await listener.accept()
     with pytest.raises(OSError, match="failed"):
-        await exs.open_stream("127.0.0.1", 1, options=options)
+        await exs.open_stream(HOST, 1, options=options)
 
 
 # --- names with several addresses
@@ -173,17 +174,17 @@ class Resolver(trio.abc.HostnameResolver):
 
 async def test_the_next_address_is_tried_when_one_refuses_or_is_silent(path: str) -> None:
     options = exs.Options(path=path)  # type: ignore[arg-type]
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     silent = trio.socket.socket()
     await silent.bind(("127.0.0.2", 0))
     silent.listen(1)
-    with std_socket.create_server(("127.0.0.1", 0)) as unused:
+    with std_socket.create_server((HOST, 0)) as unused:
         refused = unused.getsockname()[1]
     try:
         async with listener:
-            good = ("127.0.0.1", listener.address[1])
+            good = (HOST, listener.address[1])
             trio.socket.set_custom_hostname_resolver(
-                Resolver(("127.0.0.2", silent.getsockname()[1]), ("127.0.0.1", refused), ("::1", refused), good)
+                Resolver(("127.0.0.2", silent.getsockname()[1]), (HOST, refused), (HOST6, refused), good)
             )
             async with trio.open_nursery() as nursery:
                 accepted: list[exs.SocketStream] = []
@@ -198,7 +199,7 @@ async def test_the_next_address_is_tried_when_one_refuses_or_is_silent(path: str
             assert await accepted[0].receive_some() == b"x"
             await stream.aclose()
             await accepted[0].aclose()
-            trio.socket.set_custom_hostname_resolver(Resolver(("127.0.0.1", refused), ("::1", refused)))
+            trio.socket.set_custom_hostname_resolver(Resolver((HOST, refused), (HOST6, refused)))
             with pytest.raises(OSError, match=r"several\.example:1 failed") as caught:
                 await exs.open_stream("several.example", 1, options=options)
             cause = caught.value.__cause__
@@ -211,16 +212,16 @@ async def test_the_next_address_is_tried_when_one_refuses_or_is_silent(path: str
 async def test_a_cancelled_open_leaves_nothing_open() -> None:
     silent = trio.socket.socket()
     with silent:
-        await silent.bind(("127.0.0.1", 0))
+        await silent.bind((HOST, 0))
         silent.listen(1)
         with trio.move_on_after(0.05) as scope:
-            await exs.open_stream("127.0.0.1", silent.getsockname()[1])
+            await exs.open_stream(HOST, silent.getsockname()[1])
         assert scope.cancelled_caught
 
 
 async def test_wrong_arguments() -> None:
     for call in (
-        lambda: exs.open_stream("127.0.0.1", "80"),  # type: ignore[arg-type]
+        lambda: exs.open_stream(HOST, "80"),  # type: ignore[arg-type]
         lambda: exs.open_stream(80, 80),  # type: ignore[arg-type]
         lambda: exs.open_listeners("80"),  # type: ignore[arg-type]
         lambda: exs.open_listeners(0, backlog="many"),  # type: ignore[arg-type]
@@ -241,7 +242,7 @@ async def test_listeners_on_every_address() -> None:
     listeners = await exs.open_listeners(0)
     try:
         for listener in listeners:
-            host = "::1" if ":" in listener.address[0] else "127.0.0.1"
+            host = HOST6 if ":" in listener.address[0] else HOST
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.serve_listeners, echo, [listener])
                 async with await exs.open_stream(host, listener.address[1]) as stream:
@@ -292,11 +293,11 @@ async def test_every_call_is_a_checkpoint(options: exs.Options) -> None:
         nursery.start_soon(yields, lambda: d.receive_into(room))
     await yields(c.aclose)
     await yields(d.aclose)
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    (listener,) = await exs.open_listeners(0, host=HOST, options=options)
     ends: list[exs.SocketStream] = []
 
     async def dial() -> None:
-        ends.append(await exs.open_stream("127.0.0.1", listener.address[1], options=options))
+        ends.append(await exs.open_stream(HOST, listener.address[1], options=options))
 
     async def accept() -> None:
         ends.append(await listener.accept())

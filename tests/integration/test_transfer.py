@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from ground import HOST, HOST6, patient
 
 import exs
 from exs.cli import transfer
@@ -34,14 +35,14 @@ pytestmark = pytest.mark.timeout(90)
 EXS = [sys.executable, "-m", "exs"]
 MIB = 1 << 20
 LARGE = 9 * MIB + 12345
-BOUND = 40
+BOUND = patient(40)
 
 
 class Serving:
     """A server process, its address, and the events that it wrote."""
 
     def __init__(self, where: Path, *arguments: str) -> None:
-        command = [*EXS, "serve", str(where), "--host", "127.0.0.1", "--port", "0", "--json", *arguments]
+        command = [*EXS, "serve", str(where), "--host", HOST, "--port", "0", "--json", *arguments]
         self.where = where
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -133,7 +134,7 @@ def test_a_large_file_is_not_copied_by_the_sender(tmp_path, direct_path):
 def test_a_name_on_ipv6(tmp_path):
     (tmp_path / "f").write_bytes(b"six")
     (tmp_path / "served").mkdir()
-    with serving(tmp_path / "served", "--host", "::1") as server:
+    with serving(tmp_path / "served", "--host", HOST6) as server:
         assert server.address.startswith("[::1]:")
         run("put", str(tmp_path / "f"), server.address)
     assert (tmp_path / "served" / "f").read_bytes() == b"six"
@@ -188,9 +189,9 @@ def test_a_read_only_server_refuses_put_and_allows_get(tmp_path):
 
 
 def test_no_server_is_exit_code_3(tmp_path):
-    put = run("put", __file__, "127.0.0.1:1", expect=3)
+    put = run("put", __file__, f"{HOST}:1", expect=3)
     assert put["connection_error"]["code"] == "ECONNREFUSED"
-    run("get", "127.0.0.1:1", "x", "-o", str(tmp_path), expect=3)
+    run("get", f"{HOST}:1", "x", "-o", str(tmp_path), expect=3)
     run("put", __file__, "no.such.host.invalid:1", expect=3)
 
 
@@ -364,7 +365,10 @@ def test_progress_is_shown_on_a_terminal_only_and_without_colour_if_so_wished(tm
         shown = put_on_a_terminal(tmp_path / "source", server.address, NO_COLOR="")
         plain = put_on_a_terminal(tmp_path / "source", server.address, NO_COLOR="1")
         quiet = subprocess.run(
-            [*EXS, "put", str(tmp_path / "source"), server.address], capture_output=True, timeout=BOUND, check=True
+            [*EXS, "put", str(tmp_path / "source"), server.address],
+            capture_output=True,
+            timeout=BOUND,
+            check=True,
         )
     assert b"305/305 files" in shown
     assert b"\x1b[3" in shown or b"\x1b[38" in shown
@@ -410,9 +414,9 @@ async def test_a_file_that_is_cut_under_the_device_fails_alone(tmp_path, path, m
                 pass
 
         async with trio.open_nursery() as nursery:
-            listeners = await exs.open_listeners(0, host="127.0.0.1", options=options)
+            listeners = await exs.open_listeners(0, host=HOST, options=options)
             nursery.start_soon(trio.serve_listeners, handle, listeners)
-            connect = transfer.connector(Address("127.0.0.1", listeners[0].address[1]), options)
+            connect = transfer.connector(Address(HOST, listeners[0].address[1]), options)
             summary = await client.put(connect, [str(tmp_path / "source")], progress=Silent())
             nursery.cancel_scope.cancel()
     assert cut

@@ -14,14 +14,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
+from ground import HOST, patient
+
 from exs import esapi
 from exs.events import AcceptPart, ExsEvent
 from exs.testing import Leaks
 
 T = TypeVar("T")
 
-TIMEOUT = 10.0
-HOST = "127.0.0.1"
+TIMEOUT = patient(10.0)
 UNREGISTERED = esapi.EXS_MHANDLE_UNREGISTERED
 
 

@@ -7,12 +7,14 @@ import random
 import socket
 from collections.abc import Callable
 
+from ground import HOST, HOST6
+
 from exs import esapi
 from exs.esapi import *
 
 UNREGISTERED = esapi.EXS_MHANDLE_UNREGISTERED
 STREAM, SEQPACKET = socket.SOCK_STREAM, socket.SOCK_SEQPACKET
-LOOPBACK = ("127.0.0.1", 0)
+LOOPBACK = (HOST, 0)
 
 
 class Pair:
@@ -27,7 +29,7 @@ class Pair:
 
         qh = exs_qcreate(4)
         listener = make()
-        exs_bind(listener, LOOPBACK if family == socket.AF_INET else ("::1", 0))
+        exs_bind(listener, LOOPBACK if family == socket.AF_INET else (HOST6, 0))
         exs_listen(listener)
         self.a = make()
         exs_accept(listener, "accept", qh)
