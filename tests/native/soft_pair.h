@@ -73,7 +73,7 @@ static void side_close(struct side *s)
     exsi_poller_fini(&s->poller);
 }
 
-static void pair_open(struct pair *p)
+__attribute__((unused)) static void pair_open(struct pair *p)
 {
     char reason[EXSI_REASON_MAX];
     exsi_log_init(&p->log);
@@ -82,7 +82,7 @@ static void pair_open(struct pair *p)
     side_open(p, &p->b);
 }
 
-static void pair_close(struct pair *p)
+__attribute__((unused)) static void pair_close(struct pair *p)
 {
     side_close(&p->a);
     side_close(&p->b);
@@ -165,7 +165,7 @@ __attribute__((unused)) static void pair_for_ms(struct pair *p, uint32_t time_ms
     while (exsi_now_ns() < until) pair_pass(p);
 }
 
-static void pair_listen(struct pair *p, const char *host, const struct exsi_cm_options *opt)
+__attribute__((unused)) static void pair_listen(struct pair *p, const char *host, const struct exsi_cm_options *opt)
 {
     union exsi_addr addr = {0}, bound = {0};
     if (inet_pton(AF_INET, host, &addr.in.sin_addr) == 1) {

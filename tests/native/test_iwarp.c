@@ -102,6 +102,21 @@ static void test_terminate(void)
     ok(iwarp_terminate_decode(out, 20, &back) == 0 && memcmp(&err, &back, sizeof err) == 0, "and back");
     ok(iwarp_terminate_encode(&err, NULL, 0, out) == 4 && out[2] == 0, "without a header");
     ok(iwarp_terminate_decode(out, 3, &back) == -EPROTO, "too short");
+    static const struct {
+        uint8_t word[4];
+        struct iwarp_error is;
+        const char *name;
+    } words[] = {
+        {{0x12, 2}, {1, 2, 2}, "layer, then type"},
+        {{0x21, 2}, {1, 2, 2}, "type, then layer, where only that makes sense"},
+        {{0x02, 3}, {2, 0, 3}, "the same for MPA"},
+        {{0x20, 2}, {2, 0, 2}, "a CRC error stays one"},
+        {{0x10, 0}, {1, 0, 0}, "what makes sense both ways is taken as it stands"},
+        {{0x3f, 7}, {3, 15, 7}, "and so is what makes none"},
+    };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        ok(iwarp_terminate_decode(words[i].word, 4, &back) == 0 && memcmp(&words[i].is, &back, sizeof back) == 0,
+           "control word %02x %02x: %s", words[i].word[0], words[i].word[1], words[i].name);
     ok(iwarp_error_errno(&err) == -EPROTO, "a violation is EPROTO");
     err = (struct iwarp_error){IWARP_LAYER_RDMAP, IWARP_RDMAP_LOCAL, 0};
     ok(iwarp_error_errno(&err) == -ECONNRESET, "the peer's own trouble is ECONNRESET");

@@ -145,12 +145,30 @@ uint32_t iwarp_terminate_encode(const struct iwarp_error *err, const uint8_t *he
     return 4 + header_len;
 }
 
+/* Whether one of the RFCs defines it: 5040 section 4.8, 5041 section 7, 5044 section 8. */
+static bool defined(const struct iwarp_error *err)
+{
+    static const struct {
+        uint8_t first, last; /* codes */
+    } known[][3] = {
+        [IWARP_LAYER_RDMAP] = {{0, 0}, {IWARP_P_INVALID_STAG, IWARP_P_WRAP}, {IWARP_O_VERSION, IWARP_O_INVALIDATE}},
+        [IWARP_LAYER_DDP] = {{0, 0}, {IWARP_T_INVALID_STAG, IWARP_T_VERSION}, {IWARP_U_QN, IWARP_U_VERSION}},
+        [IWARP_LAYER_MPA] = {{IWARP_M_CLOSED, IWARP_M_FRAME}, {1, 0}, {1, 0}},
+    };
+    if (err->layer > IWARP_LAYER_MPA || err->etype > 2) return false;
+    if (err->layer == IWARP_LAYER_RDMAP && err->etype && err->code == IWARP_UNSPECIFIED) return true;
+    return err->code >= known[err->layer][err->etype].first && err->code <= known[err->layer][err->etype].last;
+}
+
 int iwarp_terminate_decode(const void *data, size_t len, struct iwarp_error *out)
 {
     struct exsi_cursor c = exsi_cursor(data, len);
     uint8_t word[4];
     EXSI_TRY(exsi_cursor_take(&c, word, sizeof word));
     *out = (struct iwarp_error){word[0] >> 4, word[0] & 0x0f, word[1]};
+    /* The kernel's siw, seen in 6.1 on x86, has the layer in the other half of the byte. */
+    struct iwarp_error swapped = {out->etype, out->layer, out->code};
+    if (!defined(out) && defined(&swapped)) *out = swapped;
     return 0;
 }
 
@@ -162,6 +180,7 @@ static const char *rdmap_text(const struct iwarp_error *err)
     case IWARP_P_BOUNDS: return "RDMAP: outside of the range behind the key";
     case IWARP_P_ACCESS: return "RDMAP: access not granted";
     case IWARP_P_STREAM: return "RDMAP: key belongs to another connection";
+    case IWARP_P_WRAP: return "RDMAP: offset wraps around";
     case IWARP_O_VERSION: return "RDMAP: version not known";
     case IWARP_O_OPCODE: return "RDMAP: operation not expected";
     case IWARP_O_LOCAL_STREAM: return "RDMAP: catastrophic error of the stream";

@@ -51,6 +51,7 @@ enum {
     IWARP_P_BOUNDS = 1,
     IWARP_P_ACCESS = 2,
     IWARP_P_STREAM = 3,
+    IWARP_P_WRAP = 4,
     IWARP_O_VERSION = 5,
     IWARP_O_OPCODE = 6,
     IWARP_O_LOCAL_STREAM = 7,
@@ -111,6 +112,7 @@ uint32_t iwarp_get_crc(const uint8_t *trailer, uint32_t header_and_payload);
 #define IWARP_TERMINATE_MAX 24u
 uint32_t iwarp_terminate_encode(const struct iwarp_error *err, const uint8_t *header, uint32_t header_len,
                                 uint8_t out[IWARP_TERMINATE_MAX]);
+/* Also one whose layer and type changed places, where that can be told. */
 EXSI_MUST_CHECK int iwarp_terminate_decode(const void *data, size_t len, struct iwarp_error *out);
 /* In words, for the log; static text. */
 const char *iwarp_error_text(const struct iwarp_error *err);
