@@ -221,8 +221,12 @@ def exs_close(fd: int, ah: object = None, qh: QHandle | None = None) -> None:
         ah: Comes back in the event (``EXS_EVT_CLOSE``).
         qh: The queue for the event; ``None``: wait.
 
+    It succeeds also if the peer or the network has ended the connection: that is told by the operations that were
+    under way, each in its own event.
+
     Raises:
-        exs.Error: Refused: ``EBADF``, ``EAGAIN`` (no slot; the socket is still open).
+        exs.Error: Refused: ``EBADF``, ``EAGAIN`` (no slot; the socket is still open).  ``ETIMEDOUT`` (in the event, with
+            a queue): what was accepted could not be sent in time; the socket is closed all the same.
     """
     process = descriptors.process()
     descriptor = process.lookup(fd)

@@ -307,7 +307,9 @@ EXS_API int exs_poll(exs_pollfd_t *fds, int nfds, exs_ahandle_t ah, exs_qhandle_
 EXS_API int exs_cancel(int fd, exs_ahandle_t ah, int caf);
 /* SHUT_WR: sends that were accepted go out first. */
 EXS_API int exs_shutdown(int fd, int how, exs_ahandle_t ah, exs_qhandle_t qh);
-/* In order, as shutdown; with SO_LINGER on and time 0: at once, everything ends with ECONNABORTED. */
+/* In order, as shutdown; with SO_LINGER on and time 0: at once, everything ends with ECONNABORTED.  It succeeds
+ * also if the peer or the network has ended the connection: that is told by the operations under way, each in its
+ * own event.  ETIMEDOUT: what was accepted could not be sent in time; fd is closed all the same. */
 EXS_API int exs_close(int fd, exs_ahandle_t ah, exs_qhandle_t qh);
 
 #ifdef __cplusplus

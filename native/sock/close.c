@@ -75,6 +75,7 @@ static void on_timer(struct exsi_timer *t)
     struct overdue o = {.now_ns = exsi_now_ns(), .bound_ns = timeout_ns(s)};
     bool closing = s->state == EXSI_SOCK_CLOSING || s->state == EXSI_SOCK_CLOSED;
     if (closing) {
+        s->overdue = true;
         exsi_close_abort(s, ETIMEDOUT, "the peer did not acknowledge the close in time");
     } else if (for_ops(s->group, s, is_overdue, &o) > 0) {
         exsi_close_abort(s, ETIMEDOUT, "the peer did not answer a cancelled operation in time");
@@ -204,15 +205,14 @@ void exsi_close_start(struct exsi_socket *s, bool abort, struct exsi_op *op)
     exsi_sock_changed(&s->attach, 0);
 }
 
-/* Closing: the op may be over. */
-static void finish_close(struct exsi_socket *s, bool fin_sent)
+/* Closing: the op may be over.  A close succeeds also on a connection that the peer or the network has ended: the
+ * handle is gone in any case, and what was lost is told by the operations that were under way.  Only what the
+ * close itself did not get done is its own: the time that it was given ran out, or it was cancelled. */
+static void finish_close(struct exsi_socket *s)
 {
-    int error = 0;
-    /* An end that was not asked for, before the device had everything: the caller must know. */
-    if (s->dead && !fin_sent && !s->aborted) error = s->attach.error;
-    if (s->aborted && s->attach.error == ETIMEDOUT) error = ETIMEDOUT;
     s->state = EXSI_SOCK_CLOSED;
-    exsi_list_for_safe (op, &s->closes, struct exsi_op, node) exsi_op_finish(op, op->cancelling ? ECANCELED : error, 0);
+    exsi_list_for_safe (op, &s->closes, struct exsi_op, node)
+        exsi_op_finish(op, op->cancelling ? ECANCELED : s->overdue ? ETIMEDOUT : 0, 0);
 }
 
 /* Closed: take the transport down once the peer has processed our end mark. */
@@ -227,7 +227,7 @@ void exsi_close_step(struct exsi_socket *s, uint32_t ready)
     bool over = s->dead || !s->ep;
     bool fin_sent = (ready & EXSI_CHANGE_FIN_SENT) && s->sends == 0;
     if (!exsi_list_empty(&s->shutdowns) && (over || fin_sent)) finish_shutdowns(s, over ? s->attach.error : 0);
-    if (s->state == EXSI_SOCK_CLOSING && (over || fin_sent)) finish_close(s, fin_sent);
+    if (s->state == EXSI_SOCK_CLOSING && (over || fin_sent)) finish_close(s);
     if (s->state != EXSI_SOCK_CLOSED) return;
     if (over) {
         if (s->sends == 0 && s->recvs == 0) exsi_sock_retire(s);

@@ -49,6 +49,7 @@ struct exsi_socket {
     bool shut_asked; /* send_shut by shutdown or close, not only by a send's own flag */
     bool dead;       /* the connection is over: nothing of it is in flight */
     bool aborted, discarding, disconnecting;
+    bool overdue; /* close_timeout ran out before the device had everything */
     /* listener */
     struct exsi_cm_id *listener;
     int backlog;

@@ -21,11 +21,48 @@ static exsi_event alone(struct side *s, uint64_t cookie, unsigned ms)
     return ev;
 }
 
+static void pair_run_side(struct side *s, unsigned ms)
+{
+    uint64_t end = exsi_now_ns() + (uint64_t)ms * 1000000u;
+    while (exsi_now_ns() < end) side_step(s);
+}
+
 static int close_side(struct pair *p, struct side *s, int abort)
 {
     exsi_posted out;
     int rc = exsi_socket_close(s->ctx, s->sock, abort, 77, s->eq, &out);
     return pair_result(p, s, rc, &out, 77).error;
+}
+
+/* --- a peer that ends the connection ------------------------------------------------------------------- */
+
+/* We close before we could know: the sends say that they were lost, the close succeeds. */
+static void test_close_of_a_reset_connection(const struct mode *m)
+{
+    struct pair p;
+    exsi_posted out;
+    pair_open(&p, m);
+    pair_run(&p, 5);
+    uint8_t *src = calloc(16, MIB);
+    must(src);
+    must(exsi_send(p.client.ctx, p.client.sock, src, 16 * MIB, 0, 0, 1, p.client.eq, NULL) == 0);
+    must(exsi_socket_close(p.server.ctx, p.server.sock, 1, 9, p.server.eq, &out) >= 0);
+    if (!m->threaded) pair_run_side(&p.server, 5);
+    must(exsi_socket_close(p.client.ctx, p.client.sock, 0, 2, p.client.eq, NULL) == 0);
+    exsi_event send_ev = pair_wait(&p, &p.client, 1), close_ev = pair_wait(&p, &p.client, 2);
+    ok(send_ev.kind == EXSI_OP_SEND && send_ev.error == ECONNRESET, "%s: a send to a peer that aborts: ECONNRESET (%d)",
+       m->name, send_ev.error);
+    ok(close_ev.kind == EXSI_OP_CLOSE && close_ev.error == 0,
+       "%s: and the close that comes before we know succeeds (%d)", m->name, close_ev.error);
+    pair_close(&p);
+    /* And one that we know to be dead. */
+    pair_open(&p, m);
+    must(close_side(&p, &p.server, 1) == 0);
+    int rc = exsi_recv(p.client.ctx, p.client.sock, src, 100, 0, 0, 3, p.client.eq, &out);
+    ok(pair_result(&p, &p.client, rc, &out, 3).error == ECONNRESET && close_side(&p, &p.client, 0) == 0,
+       "%s: so does one of a connection that is known to be dead", m->name);
+    pair_close(&p);
+    free(src);
 }
 
 /* --- a peer that says nothing ------------------------------------------------------------------------ */
@@ -368,6 +405,7 @@ static void run(const struct mode *m)
         test_silent_cancel(m);
         test_silent_listener(m);
     }
+    test_close_of_a_reset_connection(m);
     test_backlog(m);
     test_late_accept(m);
     test_group_free(m);

@@ -95,6 +95,23 @@ def test_linger_zero_aborts(pair: Pair, queue: QHandle) -> None:
     assert peer.exs_evt_errno == errno.ECONNRESET
 
 
+def test_a_close_succeeds_although_the_peer_has_reset_the_connection(pair: Pair, queue: QHandle) -> None:
+    big = bytearray(32 << 20)
+    exs_send(pair.a, big, None, 0, UNREGISTERED, "send", queue)
+    exs_setsockopt(pair.b, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    exs_close(pair.b, "abort", queue)
+    exs_close(pair.a, "close", queue)
+    send, abort, closed = collect(queue, "send", "abort", "close")
+    assert send.exs_evt_errno == errno.ECONNRESET
+    assert (abort.exs_evt_errno, closed.exs_evt_errno) == (0, 0)
+
+
+def test_a_close_that_waits_does_not_raise_for_a_reset_connection(pair: Pair) -> None:
+    exs_setsockopt(pair.b, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    exs_close(pair.b, None, None)
+    exs_close(pair.a, None, None)
+
+
 def test_shutdown_of_each_direction(pair: Pair, queue: QHandle) -> None:
     exs_send(pair.a, b"last", None, 0, UNREGISTERED, "send", queue)
     exs_shutdown(pair.a, socket.SHUT_WR, "shutdown", queue)
