@@ -102,7 +102,7 @@ static int hand_over(struct verbs_qp *qp, struct ibv_send_wr *wr)
     if (rc == 0) return 0;
     if (rc < 0) rc = errno;
     if (bad == wr && (rc == ENOMEM || rc == EINVAL) && qp->up) return -rc;
-    verbs_qp_lost(qp);
+    verbs_qp_lost(qp, 0);
     return 0;
 }
 
@@ -161,7 +161,7 @@ static int post_one(struct verbs_qp *qp, const struct exsi_recv_wr *in)
         struct ibv_recv_wr *bad;
         int rc = ibv_post_recv(qp->ibqp, &wr, &bad);
         if (rc == ENOMEM || rc == EINVAL) return -rc;
-        if (rc != 0) verbs_qp_lost(qp);
+        if (rc != 0) verbs_qp_lost(qp, 0);
     }
     qp->received[place] = in->wr_id;
     qp->recv_len++;
@@ -257,12 +257,19 @@ static bool sent_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct e
     return sent.signalled || out->error;
 }
 
+/* The peer refused: either one of us breaks the rules, or its program has just died, for then the kernel ends its
+ * windows before its queue pairs.  In that case the word that the connection is over follows. */
+static bool is_refusal(enum ibv_wc_status status)
+{
+    return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR || status == IBV_WC_REM_OP_ERR;
+}
+
 bool verbs_qp_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi_wc *out)
 {
     /* Of one that was buried everything comes back as not done. */
     if (qp->buried) return false;
-    if (in->status == IBV_WC_WR_FLUSH_ERR) {
-        verbs_qp_lost(qp);
+    if (in->status == IBV_WC_WR_FLUSH_ERR || is_refusal(in->status)) {
+        verbs_qp_lost(qp, is_refusal(in->status) ? verbs_status_errno(in->status) : 0);
         return false;
     }
     return in->wr_id & VERBS_WR_RECV ? recv_complete(qp, in, out) : sent_complete(qp, in, out);

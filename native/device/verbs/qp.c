@@ -16,7 +16,7 @@
 
 enum {
     DEFAULT_CLOSE_MS = 5000,
-    CAUSE_MS = 2000, /* after a flush without a reason, the reason comes within */
+    CAUSE_MS = 2000, /* where a completion does not say why, the reason comes within */
     ALIVE_PARTS = 2, /* looks per keepalive_ms */
     ALIVE_LOOKS = 4, /* so many in a row without a sign of life are death */
 };
@@ -37,7 +37,10 @@ static void close_late(struct exsi_timer *t)
 static void cause_late(struct exsi_timer *t)
 {
     struct verbs_qp *qp = exsi_container_of(t, struct verbs_qp, cause_timer);
-    verbs_qp_fail(qp, ECONNRESET, "the connection broke");
+    if (qp->suspect)
+        verbs_qp_fail(qp, qp->suspect, "the peer refused what it had allowed");
+    else
+        verbs_qp_fail(qp, ECONNRESET, "the connection broke");
 }
 
 static void start_alive(struct verbs_qp *qp)
@@ -230,8 +233,9 @@ void verbs_qp_abort(struct exsi_qp *eqp)
     verbs_qp_down(verbs_qp_of(eqp), ECONNABORTED);
 }
 
-void verbs_qp_lost(struct verbs_qp *qp)
+void verbs_qp_lost(struct verbs_qp *qp, int suspect)
 {
+    if (!qp->suspect) qp->suspect = suspect;
     if (qp->down || qp->left || exsi_timer_running(&qp->cause_timer)) return;
     if (exsi_timer_start(qp->part->poller, &qp->cause_timer, ns_of_ms(CAUSE_MS)) < 0) verbs_qp_down(qp, ECONNRESET);
 }
@@ -261,13 +265,15 @@ void verbs_qp_bury(struct verbs_qp *qp)
 {
     qp->buried = true;
     if (!qp->ibqp) return;
-    verbs_async_forget(qp);
+    /* Nothing lands in the error state, so the windows may go; and rxe waits 50 s for those that are bound to a queue
+     * pair that is destroyed. */
+    verbs_keys_fini(qp);
     /* librdmacm only knows of it: the queues are not its own. */
     if (qp->id) qp->id->cm->qp = NULL;
     (void)qp->part->lib->ibv_destroy_qp(qp->ibqp);
+    verbs_async_forget(qp);
     qp->ibqp = NULL;
     qp->up = false;
-    verbs_keys_fini(qp);
 }
 
 /* The next of its requests that is given back, or none. */

@@ -212,7 +212,7 @@ struct verbs_qp;
  * invalidate was polled, so they always have room. */
 #define VERBS_KEY_WRS 2
 EXSI_MUST_CHECK int verbs_keys_init(struct verbs_keys *keys, uint32_t cap);
-/* After ibv_destroy_qp (a window of a failed queue pair cannot be ended any other way), before any dereg. */
+/* In the error state, in which a window cannot be ended any other way; before ibv_destroy_qp and any dereg. */
 void verbs_keys_fini(struct verbs_qp *qp);
 int verbs_key_bind(struct exsi_qp *qp, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey);
 int verbs_key_invalidate(struct exsi_qp *qp, uint32_t rkey, uint64_t wr_id);
@@ -372,7 +372,8 @@ struct verbs_qp {
     uint64_t *received;  /* recv_wr entries: the callers' wr_ids */
     uint32_t recv_head, recv_len;
 
-    int error; /* first error, positive: what DISCONNECTED will say */
+    int error;   /* first error, positive: what DISCONNECTED will say */
+    int suspect; /* what it will be if nobody says more */
     char reason[EXSI_REASON_MAX];
     bool up;                    /* RTS: keys may be bound */
     bool down;                  /* error state: nothing is posted any more; what was is given back */
@@ -416,8 +417,8 @@ int verbs_qp_poll_down(struct verbs_part *part, struct exsi_wc *wc, int max);
 void verbs_qp_shut(struct verbs_qp *qp);
 /* Look whether it is. */
 void verbs_qp_drained(struct verbs_qp *qp);
-/* The queue pair is broken and nobody said why: the reason is on its way, or the connection ends without. */
-void verbs_qp_lost(struct verbs_qp *qp);
+/* The queue pair is broken and the reason is on its way; if not, it was suspect (errno), or unknown (0). */
+void verbs_qp_lost(struct verbs_qp *qp, int suspect);
 /* Ends the hardware's half; idempotent. */
 void verbs_qp_bury(struct verbs_qp *qp);
 /* Gives back everything else, once that is done. */
