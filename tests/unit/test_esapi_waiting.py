@@ -150,7 +150,7 @@ def test_ctrl_c_in_a_waiting_call_keeps_the_buffer_until_the_end(pair: Pair) -> 
     room.append(1)
 
 
-def test_ctrl_c_in_an_accept_leaves_no_connection_behind(no_leaks) -> None:
+def test_ctrl_c_in_an_accept_leaves_no_connection_behind(pair: Pair, no_leaks) -> None:
     listener = exs_socket(socket.AF_INET, STREAM)
     exs_bind(listener, LOOPBACK)
     exs_listen(listener)
