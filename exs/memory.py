@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self, overload
 
 import trio
 from trio.abc import AsyncResource
+from trio.lowlevel import enable_ki_protection as protected
 
 from exs import _native
 from exs.errors import Error
@@ -297,6 +298,7 @@ class MemoryRegion(_Sliceable, Closing):
         """Whether it was closed; operations in flight may still be using the memory after a cancelled ``aclose``."""
         return not self._is_open
 
+    @protected
     def close(self) -> None:
         """End the registration; nothing if it has ended.
 
@@ -308,12 +310,14 @@ class MemoryRegion(_Sliceable, Closing):
             self._is_open = False
             self._release()
 
+    @protected
     def close_when_idle(self) -> None:
         """Refuse new operations; the registration, and our hold on the memory, end with the last one in flight."""
         if self._is_open:
             self._is_open = False
             self._ctx.mem_close_later(self.handle)
 
+    @protected
     async def aclose(self) -> None:
         """Refuse new operations, wait for those in flight, end the registration.
 

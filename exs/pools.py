@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection as protected
 
 from exs.errors import BusyError, Error
 from exs.memory import Closing, MemoryRegion, RegionView
@@ -68,6 +69,7 @@ class BufferPool(Closing):
         """Slabs that nobody has."""
         return len(self._free)
 
+    @protected
     def take_nowait(self) -> RegionView:
         """A slab, to be given back by :meth:`give`.
 
@@ -84,6 +86,7 @@ class BufferPool(Closing):
             self._taken.add(slab)
         return self._slab(slab)
 
+    @protected
     async def acquire(self) -> RegionView:
         """A slab, to be given back by :meth:`give`; waits until one is free.
 
@@ -100,6 +103,7 @@ class BufferPool(Closing):
         await trio.lowlevel.cancel_shielded_checkpoint()
         return slab
 
+    @protected
     async def _wait(self) -> RegionView:
         waiter = _Waiter()
         with self._lock:
@@ -119,6 +123,7 @@ class BufferPool(Closing):
             raise Error(errno.EBADF, "the pool was closed")
         return self._slab(waiter.slab)
 
+    @protected
     def give(self, slab: RegionView) -> None:
         """Give a slab back; no operation may be using it any more.
 
@@ -131,6 +136,7 @@ class BufferPool(Closing):
         self._put(index)
 
     @asynccontextmanager
+    @protected
     async def take(self) -> AsyncGenerator[RegionView, None]:
         """A slab for the length of a block; waits until one is free.
 
@@ -145,6 +151,7 @@ class BufferPool(Closing):
         finally:
             self.give(slab)
 
+    @protected
     def close(self) -> None:
         """End the registration; nothing if it has ended.
 
@@ -156,6 +163,7 @@ class BufferPool(Closing):
                 raise BusyError(errno.EBUSY, f"{len(self._taken)} slab(s) of the pool are in use")
         self.region.close()
 
+    @protected
     async def aclose(self) -> None:
         """Hand out no more, wait for operations in flight, end the registration; who waits for a slab gets ``EBADF``.
 

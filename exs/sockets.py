@@ -97,11 +97,13 @@ class Socket(SocketHandle):
         *Source:* ES-API, ``exs_connect``.
         """
         self._check_open()
-        family, numeric = await first_address(address)
-        self._take_family(family)
-        raw = _native.pack_address(family, numeric)
         try:
+            family, numeric = await first_address(address)
+            self._take_family(family)
+            raw = _native.pack_address(family, numeric)
             event = await self._pump.operate(self._caller.connect, self._handle, raw, keep=raw)
+        except Exception:
+            raise  # of the arguments: nothing was begun
         except BaseException:
             self.close()
             raise
@@ -129,9 +131,9 @@ class Socket(SocketHandle):
         sock = Socket(self._pump, self.type, self.family, self._settings, event[1])
         try:
             return sock, sock.getpeername()
-        except Error:  # it has gone again
+        except Error as gone:
             sock.close()
-            raise
+            raise _native.error(errno.ECONNABORTED) from gone
 
     # --- sending
 
@@ -208,7 +210,8 @@ class Socket(SocketHandle):
         Raises:
             exs.Error: The connection is over.
 
-        *Cancellation:* nothing more can be sent, but whether the peer hears of it is open: it may be called again.
+        *Cancellation:* nothing was done, or just the waiting was given up: the mark follows what was accepted before,
+        and nothing more can be sent.  It may be called again, to wait.
 
         *Source:* ES-API, ``exs_shutdown``.
         """
@@ -236,7 +239,7 @@ class Socket(SocketHandle):
             waitall: Wait until it is full (stream).
 
         Returns:
-            Bytes placed; 0 at the end of the stream.
+            Bytes placed; 0 at the end of the stream, or if the buffer has no room.
 
         Raises:
             exs.TruncatedError: The message was longer than the buffer.

@@ -93,7 +93,7 @@ class SocketStream(HalfCloseableStream):
         with self._sending:
             if self.socket.closed:
                 raise trio.ClosedResourceError("the stream is closed")
-            if self._eof_sent:
+            if self.socket.send_shut:
                 await checkpoint()
                 return
             await self.socket.wait_ready(_native.POLL_OUT)
@@ -107,7 +107,8 @@ class SocketStream(HalfCloseableStream):
             trio.BrokenResourceError: The connection is over.
             trio.ClosedResourceError: The stream is closed.
 
-        *Cancellation:* it may be called again; once begun, nothing more can be sent in any case.
+        *Cancellation:* nothing was done, or just the waiting was given up: the mark follows what was accepted before,
+        and nothing more can be sent.  It may be called again, to wait.
         """
         with self._sending:
             if self.socket.closed:
@@ -169,7 +170,7 @@ class SocketStream(HalfCloseableStream):
             buffer: A region or a part of one, or any writable contiguous buffer.
 
         Returns:
-            Bytes placed; 0 at the end of the stream.
+            Bytes placed; 0 at the end of the stream, or if the buffer has no room.
 
         Raises:
             ValueError: The buffer is read-only.

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import outcome
 import trio
+from trio.lowlevel import reschedule
 
-from exs._pump import Inbox
+from exs._pump import Inbox, cancel_shielded_checkpoint
 from exs.errors import Error
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Queue:
         self._pump = direction.pump
         self._caller = direction.pump.caller
         self._inbox: Inbox | None = None
+        self._entry: Inbox | None = None  # the same, as long as calls may begin
         self._next = 0
         self._busy = False
 
@@ -43,7 +46,7 @@ class Queue:
         if self._inbox is not None:
             raise RuntimeError("the queue is open already")
         self._direction.claim(self)
-        self._inbox = Inbox(self._pump, self)
+        self._inbox = self._entry = Inbox(self._pump, self)
         return self._inbox
 
     def _close(self) -> None:
@@ -55,12 +58,24 @@ class Queue:
     def _enter(self) -> Inbox:
         """A call begins."""
         self._pump.check()
-        if self._inbox is None:
+        if self._entry is None:
             raise trio.ClosedResourceError("the queue is used inside its block only")
         if self._busy:
             raise trio.BusyResourceError("another task is inside a call of this queue")
         self._busy = True
-        return self._inbox
+        return self._entry
+
+    async def _leave(self) -> Inbox:
+        """The block ends: no call begins any more, and one that another task is inside of ends by an exception."""
+        self._pump.check()
+        inbox, self._entry = self._inbox, None
+        assert inbox is not None
+        while self._busy:
+            task, inbox.task = inbox.task, None
+            if task is not None:
+                reschedule(task, outcome.Error(trio.ClosedResourceError("the block of the queue has ended")))
+            await cancel_shielded_checkpoint()
+        return inbox
 
     def _numbers(self, count: int) -> int:
         """The first of so many cookies in a row."""

@@ -49,7 +49,8 @@ class ReceiveQueue(Queue):
     Made by :meth:`exs.Socket.receive_queue`, used by ``async with``.  Iteration gives one :class:`exs.RegionView`
     after the other, in stream or message order, each valid until the next step; :meth:`get_many` gives several.
     Leaving the block revokes what is posted.  What had arrived and was not taken stays with the socket, and the next
-    receive gets it first.
+    receive gets it first.  A call that another task is still inside of when the block is left ends by
+    ``ClosedResourceError``.
 
     Attributes:
         depth: Receives posted ahead.
@@ -64,7 +65,9 @@ class ReceiveQueue(Queue):
         self._mine: list[_Slab] = []  # neither posted nor handed out
         self._handed: list[_Slab] = []
         self._over = False
+        self._failed: RawEvent | None = None
 
+    @protected
     async def __aenter__(self) -> Self:
         """Take the direction and post ``depth`` slabs, or as many as the pool has, at least one.
 
@@ -159,7 +162,7 @@ class ReceiveQueue(Queue):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Revoke what is posted, keep what has arrived."""
-        inbox = self._enter()
+        inbox = await self._leave()
         failed: RawEvent | None = None
         try:
             # The newest first, so that what still arrives goes to the oldest, in order.
@@ -169,7 +172,6 @@ class ReceiveQueue(Queue):
             failed = self._keep(inbox.events)
             inbox.events.clear()
         finally:
-            self._busy = False
             self._give_back()
             self._close()
         if kind is None:
@@ -211,6 +213,7 @@ class ReceiveQueue(Queue):
                 self._mine.append(posted.pop(cookie))
                 if error or flags & _native.EV_EOF:
                     self._over = True
+                    self._failed = event if error else None
                 if not flags & _native.EV_EOF or error:
                     raise self._direction.failure(event)
                 break
@@ -219,6 +222,8 @@ class ReceiveQueue(Queue):
             handed.append(slab)
             view = slab.view
             chunks.append(view if length == slab.size else RegionView(view.region, view.offset, length))
+        if not chunks and self._failed is not None:  # again: the end of the stream would be a lie
+            raise self._direction.failure(self._failed)
         return chunks
 
     def _from_kept(self, most: int) -> list[RegionView]:

@@ -39,7 +39,8 @@ class SendQueue(Queue):
     A buffer given to it is the library's until :meth:`flush` or the end of the block returns.  Leaving the block
     flushes; leaving it by an exception withdraws what the device does not have yet and waits for the rest, for no
     longer than ``Options.close_timeout`` (then the connection is ended).  If a send of a stream was withdrawn, that
-    direction refuses further sends, since the peer's byte position is unknown.
+    direction refuses further sends, since the peer's byte position is unknown.  A call that another task is still
+    inside of when the block is left ends by ``ClosedResourceError``.
 
     Attributes:
         depth: Most sends in flight.
@@ -60,6 +61,7 @@ class SendQueue(Queue):
         self._settle()
         return self._in_flight
 
+    @protected
     async def __aenter__(self) -> Self:
         """Take the direction.
 
@@ -204,7 +206,7 @@ class SendQueue(Queue):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Flush, or withdraw; either way every buffer is free afterwards."""
-        inbox = self._enter()
+        inbox = await self._leave()
         try:
             if kind is None:
                 await checkpoint_if_cancelled()
@@ -213,7 +215,6 @@ class SendQueue(Queue):
                 self._raise()
         finally:
             await self._withdraw(inbox)
-            self._busy = False
             self._close()
 
     # --- inside

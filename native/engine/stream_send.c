@@ -33,7 +33,8 @@ static uint64_t ring_space(const struct exsi_stream *s)
 bool exsi_stream_writable(struct exsi_stream *s)
 {
     struct exsi_flow *f = &s->f;
-    if (f->fin_wanted || f->broken || f->unposted || !f->opened) return false;
+    if (f->broken) return true; /* a send does not wait, it is refused */
+    if (f->fin_wanted || f->unposted || !f->opened) return false;
     if (!f->adv_len && !ring_space(s)) return false;
     return exsi_flow_may_send(f, exsi_ep_write_cost(f->ep));
 }

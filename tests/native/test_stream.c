@@ -287,6 +287,7 @@ static void test_cancel_send(void)
        "half out: ECANCELED, what went out, direction shut");
     ok(pair_expect(&p, 0, 13, EPIPE, 0) == 0, "what stood behind it fails");
     ok(send_at(0, 1, 0, 14) == -EPIPE, "further sends are refused");
+    ok(pair_ready(&p, 0) & EXSI_CHANGE_WRITABLE, "and nobody need wait to hear it");
     must(recv_at(0, 100, 0, 1) == 0);
     ok(pair_expect(&p, 1, 1, 0, 50) == INDIRECT && same(0, 50), "the bytes that went out arrive");
     p.side[0].ep->engine->shutdown_send(&p.side[0].at);
