@@ -145,6 +145,29 @@ static void test_foreign(struct pair *p, uint8_t flags, uint8_t revision)
     mem_free(p, &out);
 }
 
+/* An empty read asks whether anybody is there; its answer comes between messages. */
+static void test_empty_reads(struct pair *p, uint8_t flags)
+{
+    static const uint8_t request[IWARP_READ_LEN] = {[3] = 7, [11] = 9};
+    static uint8_t got[70000];
+    bool crc = flags & 0x40, good = true;
+    struct iwarp_segment seg;
+    uint8_t reply[24];
+    int fd = dial(p);
+    must(set_up(p, fd, flags, 2, reply) == flags);
+    for (uint32_t msn = 1; msn <= 3; msn++) {
+        struct iwarp_segment ask = {
+            .last = true, .opcode = IWARP_READ_REQUEST, .qn = IWARP_QN_READ, .msn = msn, .payload = IWARP_READ_LEN};
+        fpdu(fd, &ask, request, crc);
+        good = good && hear_fpdu(p, fd, crc, &seg, got) && seg.opcode == IWARP_READ_RESPONSE && seg.last;
+        good = good && seg.payload == 0 && seg.stag == 7 && seg.to == 9;
+    }
+    ok(good, "flags %02x: empty reads are answered", flags);
+    close(fd);
+    must(pair_until(p, p->b.down));
+    side_end(&p->b);
+}
+
 /* --- one that breaks the rules --------------------------------------------------------------------- */
 
 struct breach {
@@ -156,7 +179,9 @@ struct breach {
 static void test_breaches(struct pair *p)
 {
     static const struct breach all[] = {
-        {"a read request", {.last = true, .opcode = IWARP_READ_REQUEST, .qn = 1, .msn = 1, .payload = 28}, {0, 2, 6}},
+        {"a read of one byte",
+         {.last = true, .opcode = IWARP_READ_REQUEST, .qn = 1, .msn = 1, .payload = 28},
+         {0, 2, 6}},
         {"a read response", {.tagged = true, .last = true, .opcode = IWARP_READ_RESPONSE, .payload = 4}, {0, 2, 6}},
         {"a SEND that ends a key", {.last = true, .opcode = IWARP_SEND_INVALIDATE, .msn = 1, .payload = 4}, {0, 2, 9}},
         {"message 2 before 1", {.last = true, .opcode = IWARP_SEND, .msn = 2, .payload = 4}, {1, 2, 3}},
@@ -174,7 +199,7 @@ static void test_breaches(struct pair *p)
          {.last = true, .opcode = IWARP_TERMINATE, .qn = 2, .msn = 1, .payload = 300},
          {1, 2, 5}},
     };
-    static const uint8_t zero[2000];
+    static const uint8_t zero[2000], one[IWARP_READ_LEN] = {[15] = 1};
     struct mem in = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         struct iwarp_error err = {9, 9, 9};
@@ -182,7 +207,7 @@ static void test_breaches(struct pair *p)
         int fd = dial(p);
         must(set_up(p, fd, 0x10, 2, reply) == 0x10);
         post_recv(&p->b, &in, 0, 1500, 1);
-        fpdu(fd, &all[i].seg, zero, false);
+        fpdu(fd, &all[i].seg, all[i].seg.opcode == IWARP_READ_REQUEST ? one : zero, false);
         bool told = hear_terminate(p, fd, &err);
         ok(told && memcmp(&err, &all[i].expect, sizeof err) == 0, "%s: Terminate %u %u %u", all[i].name, err.layer,
            err.etype, err.code);
@@ -453,6 +478,8 @@ int main(void)
     test_foreign(p, 0x50, 2);
     test_foreign(p, 0x40, 1);
     test_foreign(p, 0x00, 1);
+    test_empty_reads(p, 0x10);
+    test_empty_reads(p, 0x50);
     test_breaches(p);
     test_told_off(p);
     test_gone(p);

@@ -145,6 +145,16 @@ uint32_t iwarp_terminate_encode(const struct iwarp_error *err, const uint8_t *he
     return 4 + header_len;
 }
 
+struct iwarp_read iwarp_decode_read(const uint8_t payload[IWARP_READ_LEN])
+{
+    exsi_be32 stag, len;
+    exsi_be64 to;
+    memcpy(&stag, payload, sizeof stag);
+    memcpy(&to, payload + 4, sizeof to);
+    memcpy(&len, payload + 12, sizeof len);
+    return (struct iwarp_read){.sink_stag = exsi_get32(stag), .len = exsi_get32(len), .sink_to = exsi_get64(to)};
+}
+
 /* Whether one of the RFCs defines it: 5040 section 4.8, 5041 section 7, 5044 section 8. */
 static bool defined(const struct iwarp_error *err)
 {

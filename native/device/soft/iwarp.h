@@ -107,6 +107,14 @@ uint32_t iwarp_put_trailer(uint32_t header_and_payload, uint32_t crc, uint8_t ou
 /* The CRC of a trailer as received. */
 uint32_t iwarp_get_crc(const uint8_t *trailer, uint32_t header_and_payload);
 
+/* The payload of a read request (RFC 5040 figure 6), as far as anybody here looks at it. */
+#define IWARP_READ_LEN 28u
+struct iwarp_read {
+    uint32_t sink_stag, len;
+    uint64_t sink_to;
+};
+struct iwarp_read iwarp_decode_read(const uint8_t payload[IWARP_READ_LEN]);
+
 /* Payload of a Terminate: control word and, if headers is not NULL, the refused DDP header with its
  * segment length.  Returns its length. */
 #define IWARP_TERMINATE_MAX 24u

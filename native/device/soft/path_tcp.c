@@ -190,11 +190,28 @@ static int frame_seal(struct soft_tcp *t, struct tcp_frame *f)
     return 0;
 }
 
+/* The response to an empty read: nothing, to where the peer said. */
+static int frame_answer(struct soft_tcp *t)
+{
+    struct iwarp_segment seg = {
+        .tagged = true, .last = true, .opcode = IWARP_READ_RESPONSE, .stag = t->answer_stag, .to = t->answer_to};
+    struct tcp_frame *f = &t->frames[(t->frame_head + t->frame_len) % TCP_FRAMES];
+    *f = (struct tcp_frame){.head_len = IWARP_TAGGED_LEN};
+    (void)iwarp_encode(&seg, f->bytes);
+    EXSI_TRY(frame_seal(t, f));
+    t->frame_len++;
+    t->answer_due = false;
+    return 1;
+}
+
 /* Frame the next FPDU of the send queue: 1, 0 when there is none, or -EFAULT. */
 static int frame_next(struct soft_tcp *t)
 {
     struct soft_tx *tx = soft_qp_tx(t->path.qp, t->framed);
-    if (!tx || t->frame_len == TCP_FRAMES) return 0;
+    if (t->frame_len == TCP_FRAMES) return 0;
+    /* Between messages: some peers refuse it inside of one. */
+    if (t->answer_due && (!tx || !tx->sent)) return frame_answer(t);
+    if (!tx) return 0;
     bool tagged = tx->wr.op == EXSI_WR_WRITE;
     uint32_t len = exsi_min_u32(tx->len - tx->sent, tagged ? t->max_tagged : t->max_untagged);
     bool last = tx->sent + len == tx->len;

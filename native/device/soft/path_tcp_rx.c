@@ -71,9 +71,9 @@ static int begin(struct soft_tcp *t)
     t->scratch_have = 0;
     if (iwarp_decode(t->head, &t->seg, &err) < 0) return refuse(t, err);
     uint8_t op = t->seg.opcode;
-    if (op != IWARP_WRITE && op != IWARP_TERMINATE && !is_send(op)) {
-        /* Read requests are announced to nobody (no capability), responses answer nothing, and no key
-         * of ours may be ended by the peer. */
+    bool read = op == IWARP_READ_REQUEST && t->seg.payload == IWARP_READ_LEN && t->seg.last;
+    if (op != IWARP_WRITE && op != IWARP_TERMINATE && !is_send(op) && !read) {
+        /* Responses answer nothing, and no key of ours may be ended by the peer. */
         err = (struct iwarp_error){IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE};
         if (op == IWARP_SEND_INVALIDATE || op == IWARP_SEND_SE_INVALIDATE) err.code = IWARP_O_INVALIDATE;
         return refuse(t, err);
@@ -119,6 +119,24 @@ static int peer_terminated(struct soft_tcp *t, const uint8_t *payload)
     return -1;
 }
 
+/* Only empty reads are served: they ask whether we are there.  No key of ours lets anything be read. */
+static int read_requested(struct soft_tcp *t, const uint8_t *payload)
+{
+    struct iwarp_error err = {IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE};
+    struct iwarp_read read = iwarp_decode_read(payload);
+    if (t->seg.msn != t->reads + 1 || t->seg.mo) {
+        err = (struct iwarp_error){IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_MSN};
+        return refuse(t, err);
+    }
+    /* We granted one at a time. */
+    if (read.len || t->answer_due) return refuse(t, err);
+    t->reads++;
+    t->answer_due = true;
+    t->answer_stag = read.sink_stag;
+    t->answer_to = read.sink_to;
+    return 0;
+}
+
 static int small_done(struct soft_tcp *t)
 {
     struct iwarp_segment *seg = &t->seg;
@@ -131,9 +149,13 @@ static int small_done(struct soft_tcp *t)
     if (check_crc(t, trailer, covered) < 0) return -1;
     if (iwarp_decode_rest(t->scratch, seg, &err) < 0) return refuse(t, err);
     if (seg->opcode == IWARP_TERMINATE) return peer_terminated(t, payload);
-    if (find_target(t) < 0) return -1;
-    if (seg->payload) memcpy(t->dst, payload, seg->payload);
-    t->path.sink->untagged_done(t->path.qp, seg->mo, seg->payload, seg->last, seg->opcode == IWARP_SEND_SE);
+    if (seg->opcode == IWARP_READ_REQUEST) {
+        if (read_requested(t, payload) < 0) return -1;
+    } else {
+        if (find_target(t) < 0) return -1;
+        if (seg->payload) memcpy(t->dst, payload, seg->payload);
+        t->path.sink->untagged_done(t->path.qp, seg->mo, seg->payload, seg->last, seg->opcode == IWARP_SEND_SE);
+    }
     const uint8_t *more = trailer + iwarp_trailer_len(covered);
     return next(t, more, (uint32_t)(t->scratch + t->scratch_have - more));
 }

@@ -56,11 +56,15 @@ struct soft_tcp {
     uint32_t tx_msn;
     bool blocked; /* the socket is full: wait for EPOLLOUT */
     bool shut, fin_sent;
+    bool answer_due; /* an empty read wants its response, for this sink */
+    uint32_t answer_stag;
+    uint64_t answer_to;
 
     /* receiving */
     enum tcp_rx_state rx;
     bool heard;       /* a first FPDU came: a responder may send */
     bool mid_message; /* the last FPDU did not end its message */
+    uint32_t reads;   /* read requests that came */
     bool peer_fin;
     uint8_t head[IWARP_UNTAGGED_LEN];
     uint32_t head_have;
