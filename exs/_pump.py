@@ -72,6 +72,7 @@ IDLE_PASSES = 16
 BUSY_SPIN_US = 1000
 SCRATCH = 65536
 LOG_S = 1.0
+EXPECTING_PASSES = 8
 EARLY_TRIES = 8
 EARLY_REST = 30
 
@@ -217,14 +218,19 @@ class Inbox:
         """No event will come any more."""
         ops.remove(self.cookie)
 
-    async def wait(self, wanted: int, *, shielded: bool = False) -> None:
-        """Wait until so many events are here.
+    async def wait(self, wanted: int, *, shielded: bool = False, patient: bool = False) -> None:
+        """Wait until so many events are here; ``patient`` where enough is under way meanwhile, so that none is urgent.
 
         *Cancellation:* no effect; if ``shielded``, it does not end the wait.
         """
         self.task = current_task()
         self.wanted = wanted
-        await wait_task_rescheduled(_refuse_abort if shielded else self._abort)
+        pump, urgent = self.pump, not patient
+        pump.urgent += urgent
+        try:
+            await wait_task_rescheduled(_refuse_abort if shielded else self._abort)
+        finally:
+            pump.urgent -= urgent
 
     def wake(self) -> None:
         """Events came."""
@@ -253,6 +259,7 @@ class Pump:
         self.eq: int = self.queue.handle
         self.depth: int = FIRST_DEPTH
         self.in_flight: int = 0  # accepted, and not yet seen to be over
+        self.urgent: int = 0  # tasks whose next step is an event: worth spinning for
         self.batch: _native.Batch = _native.Batch(BATCH)
         self.drain: Callable[[int], int]
         self.poll: Callable[[], int]
@@ -270,6 +277,7 @@ class Pump:
         self._spare: Parked | None = None
         self._log_due = 0.0
         self._chance = 0
+        self.expecting = 0  # passes in which an answer is likely: a receive had to wait a moment ago
         self._instrument = _Looks(self)
         trio.lowlevel.add_instrument(self._instrument)
         trio.lowlevel.spawn_system_task(self._run, name="exs pump")
@@ -364,10 +372,16 @@ class Pump:
         parked.keep = keep
         try:
             if direction:
+                if direction == RECEIVING:
+                    self.expecting = EXPECTING_PASSES
                 self._look_early(parked)
             if parked.event is None:
                 parked.task = current_task()
-                await wait_task_rescheduled(parked.abort)
+                self.urgent += 1
+                try:
+                    await wait_task_rescheduled(parked.abort)
+                finally:
+                    self.urgent -= 1
             else:
                 await cancel_shielded_checkpoint()
             assert parked.event is not None
@@ -488,7 +502,7 @@ class Pump:
     def last_look(self, timeout: float) -> None:
         """As look, before the loop sleeps: spin a little, and arm the descriptor if there is nothing."""
         spin = 0
-        if self.in_flight:
+        if self.urgent:
             spin = min(BUSY_SPIN_US if self.busy else self.spin_us, int(timeout * 1e6))
         count = self.drain(spin)
         if count > 0:
@@ -580,9 +594,12 @@ class _Looks(trio.abc.Instrument):
             pump.last_look(timeout)
             return
         self._passes += 1
-        if pump.in_flight or self._passes >= IDLE_PASSES:
-            self._passes = 0
-            pump.look()
+        if pump.expecting:
+            pump.expecting -= 1
+        elif not pump.in_flight and self._passes < IDLE_PASSES:
+            return
+        self._passes = 0
+        pump.look()
 
     def after_io_wait(self, timeout: float) -> None:
         """The loop has slept: what woke it may be ours, and then its task can run in this very pass."""

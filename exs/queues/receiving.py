@@ -53,7 +53,7 @@ class ReceiveQueue(Queue):
     ``ClosedResourceError``.
 
     Attributes:
-        depth: Receives posted ahead.
+        depth: Receives posted ahead; up to a quarter of them may wait for the next call that posts them again.
         pool: Where the slabs come from.
     """
 
@@ -64,6 +64,7 @@ class ReceiveQueue(Queue):
         self._posted: dict[int, _Slab] = {}  # by cookie, oldest first
         self._mine: list[_Slab] = []  # neither posted nor handed out
         self._handed: list[_Slab] = []
+        self._few = 1  # slabs that are worth the call that posts them again
         self._over = False
         self._failed: RawEvent | None = None
 
@@ -91,6 +92,7 @@ class ReceiveQueue(Queue):
             pass  # another thread was quicker
         self._slabs = [_Slab(view) for view in views]
         self._mine = list(self._slabs)
+        self._few = max(1, len(views) // 4)
         try:
             self._repost()
         except BaseException:
@@ -146,7 +148,7 @@ class ReceiveQueue(Queue):
             if self._direction.kept:
                 chunks = self._from_kept(most)
             else:
-                if self._mine and not self._over:
+                if self._mine and not self._over and (len(self._mine) >= self._few or not self._posted):
                     self._repost()
                 if not inbox.events and not self._over:
                     await inbox.wait(1)

@@ -92,7 +92,7 @@ class SendQueue(Queue):
         try:
             waited = False
             while self._full() or not self._post(span):
-                await inbox.wait(1)
+                await inbox.wait(1, patient=True)
                 waited = True
             if not waited:
                 await cancel_shielded_checkpoint()
@@ -156,7 +156,7 @@ class SendQueue(Queue):
                 done += taken
                 if taken == count:
                     continue
-            await inbox.wait(max(1, self._in_flight // 2))
+            await inbox.wait(max(1, self._in_flight // 2), patient=self._in_flight > 1)
             waited = True
         return waited
 
@@ -180,7 +180,7 @@ class SendQueue(Queue):
                 del spans[:taken]
                 if taken == count:
                     continue
-            await inbox.wait(max(1, self._in_flight // 2))
+            await inbox.wait(max(1, self._in_flight // 2), patient=self._in_flight > 1)
             waited = True
 
     @protected
@@ -260,7 +260,11 @@ class SendQueue(Queue):
         """Send one; false if the socket has no room."""
         self._pump.make_room(1)
         cookie = self._numbers(1)
-        code = self._caller.send_many(self._direction.handle, _native.Pieces.of((span,)), 0, cookie, self._pump.eq)
+        sock, eq = self._direction.handle, self._pump.eq
+        if span.length:
+            code = self._caller.send_split(sock, span, span.length, 0, cookie, eq)
+        else:
+            code = self._caller.send_many(sock, _native.Pieces.of((span,)), 0, cookie, eq)
         return bool(self._accepted(code, cookie, 1, span))
 
     def _accepted(self, code: int, cookie: int, count: int, memory: object) -> int:

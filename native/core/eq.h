@@ -16,6 +16,7 @@
 #define EXSI_EQ_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "core/event.h"
 #include "core/group.h"
@@ -33,6 +34,7 @@ struct exsi_eq {
     bool signalled;            /* event_fd holds a count */
     uint32_t quiet;            /* API calls that will report pending events themselves */
     uint32_t waiters;          /* threads in a blocking dequeue */
+    atomic_uint spin_misses;   /* waits in a row that no spin would have shortened, or did not */
     bool closed;
 };
 

@@ -52,11 +52,13 @@ static bool look_at_parts(struct exsi_group *g)
     return did;
 }
 
-static bool pass(struct exsi_group *g, bool fds)
+/* fds: whether to look at descriptors; afterwards, whether one had something. */
+static bool pass(struct exsi_group *g, bool *fds)
 {
     bool did = false;
-    if (fds) {
-        did |= exsi_poller_run(&g->poller) > 0;
+    if (*fds) {
+        *fds = exsi_poller_run(&g->poller) > 0;
+        did |= *fds;
         exsi_count(&g->stats, syscalls, g->poller.syscalls);
         g->poller.syscalls = 0;
     }
@@ -70,11 +72,11 @@ static bool pass(struct exsi_group *g, bool fds)
 
 bool exsi_progress(struct exsi_group *g, bool fds)
 {
-    bool did = pass(g, fds);
+    bool did = pass(g, &fds);
     g->busy = did;
     if (did) {
         uint64_t end = exsi_now_ns() + RUN_NS;
-        while ((g->busy = pass(g, fds)) && exsi_now_ns() < end &&
+        while ((g->busy = pass(g, &fds)) && exsi_now_ns() < end &&
                atomic_load_explicit(&g->lock_waiters, memory_order_relaxed) == 0);
     }
     exsi_group_reap(g);

@@ -10,7 +10,9 @@
 #include <poll.h>
 
 /* Passes between two looks at the descriptors while spinning: each look is a system call. */
-#define FD_EVERY 32u
+#define FD_EVERY   32u
+#define SPIN_TRIES 4u
+#define SPIN_REST  32u
 
 static bool progress(struct exsi_eq *eq, bool fds)
 {
@@ -66,21 +68,43 @@ int exsi_wait_poll(struct exsi_eq *eq, exsi_event *out, int max)
     return exsi_eq_take(eq, out, max);
 }
 
+/* Spinning pays where events come within the spin.  Where the last few came later it only burns what the
+ * peer may need; one wait in SPIN_REST then tries whether that has changed. */
+static bool spin_pays(struct exsi_eq *eq)
+{
+    unsigned misses = atomic_load_explicit(&eq->spin_misses, memory_order_relaxed);
+    if (misses < SPIN_TRIES || misses % SPIN_REST == 0) return true;
+    atomic_store_explicit(&eq->spin_misses, misses + 1, memory_order_relaxed);
+    return false;
+}
+
+static void spin_ended(struct exsi_eq *eq, bool hit)
+{
+    unsigned misses = atomic_load_explicit(&eq->spin_misses, memory_order_relaxed);
+    atomic_store_explicit(&eq->spin_misses, hit ? 0 : misses + 1, memory_order_relaxed);
+}
+
 static int spin(struct exsi_eq *eq, exsi_event *out, int max, uint32_t spin_us)
 {
     uint64_t end = exsi_now_ns() + (uint64_t)spin_us * 1000u;
     for (unsigned i = 1;; i++) {
-        (void)progress(eq, i % FD_EVERY == 0);
+        (void)progress(eq, i % FD_EVERY == 1);
         int n = exsi_eq_take(eq, out, max);
-        if (n > 0 || exsi_now_ns() >= end) return n;
+        if (n > 0 || exsi_now_ns() >= end) {
+            spin_ended(eq, n > 0);
+            return n;
+        }
         exsi_cpu_relax();
     }
 }
 
 int exsi_wait_drain(struct exsi_eq *eq, exsi_event *out, int max, uint32_t spin_us)
 {
-    int n = exsi_wait_poll(eq, out, max);
-    if (n == 0 && spin_us > 0) n = spin(eq, out, max, spin_us);
+    /* Who does not spin is about to sleep: the look that comes after arming is look enough. */
+    int n = exsi_eq_take(eq, out, max);
+    bool spins = n == 0 && spin_us > 0 && spin_pays(eq);
+    if (n > 0 || spins) exsi_wait_disarm(eq);
+    if (spins) n = spin(eq, out, max, spin_us);
     if (n > 0) return n;
     lock_group(eq);
     arm_locked(eq);
@@ -137,12 +161,15 @@ int exsi_wait_events(struct exsi_eq *eq, exsi_event *out, int max, int least, in
 {
     uint64_t start = exsi_now_ns(), idle_since = start;
     uint64_t deadline = timeout_us < 0 ? UINT64_MAX : start + (uint64_t)timeout_us * 1000u;
-    uint64_t spin_ns = mode == EXSI_WAIT_NOTIFY ? 0 : (uint64_t)spin_us * 1000u;
+    uint64_t spin_ns = mode == EXSI_WAIT_ADAPTIVE && spin_us > 0 && spin_pays(eq) ? (uint64_t)spin_us * 1000u : 0;
     int n = 0;
     for (unsigned i = 0;; i++) {
         bool did = progress(eq, i % FD_EVERY == 0);
         n += exsi_eq_take(eq, out + n, max - n);
-        if (n >= least || n == max) return n;
+        if (n >= least || n == max) {
+            if (spin_ns > 0 && i > 0) spin_ended(eq, true);
+            return n;
+        }
         if (exsi_eq_is_closed(eq)) return n > 0 ? n : -EBADF;
         uint64_t now = exsi_now_ns();
         if (now >= deadline) return n;
@@ -151,6 +178,8 @@ int exsi_wait_events(struct exsi_eq *eq, exsi_event *out, int max, int least, in
             exsi_cpu_relax();
             continue;
         }
+        if (spin_ns > 0) spin_ended(eq, false);
+        spin_ns = 0;
         int rc = look_and_sleep(eq, deadline);
         if (rc < 0) {
             n += exsi_eq_take(eq, out + n, max - n);
