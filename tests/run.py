@@ -170,6 +170,7 @@ def lint_python(report: Report) -> None:
     checked(report, "ruff", BIN / "ruff", "check", ".")
     checked(report, "ruff format", BIN / "ruff", "format", "--check", ".")
     checked(report, "import-linter", BIN / "lint-imports", "--no-cache")
+    checked(report, "conformance", BIN / "python", "docs/conformance.py", "check")
 
 
 STEPS: dict[str, list[Callable[[Report], None]]] = {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* The engine table: a protocol over one endpoint.  Two halves: what happens to the endpoint, and what
- * a socket asks for.  An engine is written once, for every device; it never asks which one it runs on.
+ * a socket asks for.  An engine is written once, for every device; it never asks which one it runs on
+ * (ES-API 2.5).
  * Everything is called under the group's lock, never re-entered, and never blocks.
  * The table stands in core because the endpoint calls it; the engines behind it are in engine/. */
 #ifndef EXSI_ENGINE_TABLE_H
@@ -14,7 +15,7 @@ struct exsi_engine_config {
     uint32_t max_adverts;      /* advertisements of the peer that we remember */
     uint32_t recv_slots;       /* receives posted for the peer: its credits */
     uint64_t max_transfer;     /* largest single WRITE */
-    uint32_t direct_threshold; /* bytes; see es-api 2.3.9 */
+    uint32_t direct_threshold; /* bytes; see ES-API 2.3.9 */
     uint32_t direct_hold_us;
     bool strict_keys;
 };

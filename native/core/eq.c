@@ -101,6 +101,7 @@ static bool must_signal(const struct exsi_eq *eq)
 
 /* --- slots and events ------------------------------------------------------------------------------ */
 
+/* ES-API Q1 */
 int exsi_eq_reserve(struct exsi_eq *eq)
 {
     int rc = 0;

@@ -154,6 +154,7 @@ static int add_region(struct exsi_ctx *ctx, const struct exsi_mem *mem, uint32_t
     return 0;
 }
 
+/* ES-API 1.5 */
 int exsi_mr_open(struct exsi_ctx *ctx, void *addr, size_t len, uint32_t flags, uint64_t *handle)
 {
     uintptr_t end;
@@ -235,6 +236,7 @@ int exsi_mr_in_use(struct exsi_ctx *ctx, uint64_t handle)
 
 /* --- use --------------------------------------------------------------------------------------------- */
 
+/* ES-API 1.5 */
 static int check_use(const struct exsi_mr *mr, const void *addr, size_t len, uint32_t need)
 {
     if ((uintptr_t)addr < (uintptr_t)mr->mem.addr) return -EFAULT;

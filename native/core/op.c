@@ -77,6 +77,7 @@ static void count_op(const struct exsi_op *op, uint64_t value)
     if (op->kind == EXSI_OP_RECV) exsi_count(op->attach->stats, bytes_received, value);
 }
 
+/* ES-API I12 */
 void exsi_op_finish(struct exsi_op *op, int error, uint64_t value)
 {
     assert(error >= 0);

@@ -121,7 +121,7 @@ struct exsi_wc {
     uint64_t wr_id;
     struct exsi_qp *qp;
     enum exsi_wc_op op;
-    int error;         /* 0, or the errno of es-api 1.11: ECANCELED means flushed */
+    int error;         /* 0, or the errno of ES-API 1.11: ECANCELED means flushed */
     uint32_t byte_len; /* RECV */
     uint32_t imm;      /* RECV_IMM */
     uint32_t vendor;   /* the device's own status, for logs */

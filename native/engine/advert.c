@@ -81,6 +81,7 @@ void exsi_flow_revoke_arrived(struct exsi_flow *f, uint32_t id)
     f->revoked[at < f->cfg.max_adverts ? at : at - f->cfg.max_adverts] = id;
 }
 
+/* ES-API 2.3.6 */
 bool exsi_flow_pump_revoked(struct exsi_flow *f, uint32_t busy)
 {
     while (f->revoked_len) {
@@ -128,6 +129,7 @@ bool exsi_flow_advertise(struct exsi_flow *f, struct exsi_op *op, uint32_t len, 
     return exsi_flow_control(f, &c);
 }
 
+/* ES-API 2.3.9 */
 void exsi_flow_unadvertise(struct exsi_flow *f, struct exsi_op *op)
 {
     if (op->e.recv.adv_id == 0) return;
@@ -145,6 +147,7 @@ void exsi_flow_unadvertise(struct exsi_flow *f, struct exsi_op *op)
     op->e.recv.rkey = 0;
 }
 
+/* ES-API I8 */
 struct exsi_op *exsi_flow_first_live(struct exsi_flow *f)
 {
     if (f->live_adverts == 0) return NULL;
@@ -153,6 +156,7 @@ struct exsi_op *exsi_flow_first_live(struct exsi_flow *f)
     return NULL;
 }
 
+/* ES-API R1 */
 int exsi_flow_queue_recv(struct exsi_flow *f, struct exsi_op *op)
 {
     if (f->ep->state == EXSI_EP_NEW) return -ENOTCONN;
@@ -177,6 +181,7 @@ static void drain_ending(struct exsi_flow *f)
     }
 }
 
+/* ES-API I5 */
 void exsi_flow_end_recv(struct exsi_flow *f, struct exsi_op *op, int error)
 {
     exsi_flow_unadvertise(f, op);
@@ -198,6 +203,7 @@ void exsi_flow_end_cancelled(struct exsi_flow *f, struct exsi_op *op)
     exsi_flow_end_recv(f, op, error);
 }
 
+/* ES-API 2.3.6 */
 void exsi_flow_cancel_recv(struct exsi_flow *f, struct exsi_op *op)
 {
     if (op->e.recv.ended || op->e.recv.revoke != EXSI_REVOKE_NONE) return;

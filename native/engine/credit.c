@@ -3,7 +3,7 @@
  *
  * A message takes a receive at the peer.  Invariant: credit + messages on their way + what the peer owes
  * us == peer_slots; the last two credits are for CREDIT alone, which is sent when half of our receives
- * are owed: so both sides can always give back, whatever else waits (es-api 2.3.5). */
+ * are owed: so both sides can always give back, whatever else waits (ES-API 2.3.5). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +61,7 @@ static bool carries_immediate(const struct exsi_flow *f)
 
 /* --- set-up ---------------------------------------------------------------------------------- */
 
+/* ES-API 2.2 */
 void exsi_flow_hello(const struct exsi_flow *f, uint16_t type, struct exsi_hello *out)
 {
     *out = (struct exsi_hello){
@@ -120,6 +121,7 @@ void exsi_flow_go_live(struct exsi_flow *f)
 
 /* --- control messages -------------------------------------------------------------------------- */
 
+/* ES-API 2.3.5, I13 */
 bool exsi_flow_may_send(struct exsi_flow *f, uint32_t n_wr)
 {
     if (!f->live || !exsi_flow_running(f)) return false;
@@ -160,11 +162,13 @@ static bool send_credit(struct exsi_flow *f)
     return send_control(f, &(struct exsi_control){.type = EXSI_CTL_CREDIT});
 }
 
+/* ES-API 2.3.5 */
 void exsi_flow_return_credit(struct exsi_flow *f)
 {
     if (f->opened && f->owed >= f->slots / 2) (void)send_credit(f);
 }
 
+/* ES-API 2.2 */
 bool exsi_flow_first_credit(struct exsi_flow *f)
 {
     if (!f->opened && f->ep->active) f->opened = send_credit(f);
@@ -183,6 +187,7 @@ bool exsi_flow_pump_acks(struct exsi_flow *f)
     return true;
 }
 
+/* ES-API S2 */
 bool exsi_flow_pump_fin(struct exsi_flow *f)
 {
     if (!f->fin_wanted || f->fin_sent) return true;
@@ -261,6 +266,7 @@ bool exsi_flow_header(struct exsi_flow *f, const struct exsi_control *c)
     }
 }
 
+/* ES-API R4, I2, I14 */
 bool exsi_flow_fin_arrived(struct exsi_flow *f, const struct exsi_control *c)
 {
     if (f->eof) {
@@ -333,6 +339,7 @@ static void finish_cut(struct exsi_op *op)
     exsi_op_finish(op, op->cancelling ? ECANCELED : EPIPE, op->done);
 }
 
+/* ES-API 1.12, S6 */
 void exsi_flow_retire_sends(struct exsi_flow *f)
 {
     struct exsi_op *op;

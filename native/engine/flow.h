@@ -14,7 +14,7 @@
 #include "base/list.h"
 #include "engine/engine.h"
 
-/* Credits that only CREDIT messages may use (es-api 2.3.5). */
+/* Credits that only CREDIT messages may use (ES-API 2.3.5). */
 #define EXSI_RESERVED_CREDITS 2
 /* No single WRITE is longer: the notice word counts 29 bits. */
 #define EXSI_MAX_WRITE (1u << 28)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The SEQPACKET engine: every receive is advertised, a message goes whole into exactly one (es-api 2.4).
+/* The SEQPACKET engine: every receive is advertised, a message goes whole into exactly one (ES-API 2.4).
  *
  * There is no ring, so an advertisement is never void, and a send waits for one.  Invariants: message k
  * of the sender fills receive k of those not revoked; one message per advertisement; bit 29 of the notice
@@ -38,7 +38,7 @@ static uint32_t ready_bits(struct exsi_flow *f)
 
 /* --- sending ------------------------------------------------------------------------------------------- */
 
-/* Take the oldest advertisement for the message; false: not now, or (*over) the send has ended. */
+/* Take the oldest advertisement for the message; false: not now, or (*over) the send has ended.  ES-API 2.4 */
 static bool begin_message(struct seqpacket *s, struct exsi_op *op, bool *over)
 {
     struct exsi_flow *f = &s->f;
@@ -164,6 +164,7 @@ static void swallow(struct seqpacket *s, bool end, uint32_t count)
     s->f.arrived++;
 }
 
+/* ES-API 2.4 */
 static void on_word(struct exsi_flow *f, uint32_t word)
 {
     struct seqpacket *s = of(f);

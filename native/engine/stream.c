@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* The STREAM engine: bytes go straight into an advertised buffer when the receiver is ahead, through a
- * ring at the receiver when the sender is ahead (es-api 2.3, docs/explanation/stream-algorithm.md).
+ * ring at the receiver when the sender is ahead (ES-API 2.3, docs/explanation/stream-algorithm.md).
  *
  * This file owns set-up, the dispatch of what arrives, and the order in which things are sent.
  * Invariant of that order: REVOKED before any later data, ADVERT before ACK, FIN behind all data. */
@@ -18,7 +18,7 @@ static uint32_t ready_bits(struct exsi_flow *f)
 }
 
 #ifndef NDEBUG
-/* I6, I9, I10 and the books of advertisements (es-api 2.3.8); the others are what the random test is for. */
+/* ES-API I6, I9, I10, and the books of advertisements; the others are what the random test is for. */
 static void check_adverts(const struct exsi_stream *s)
 {
     const struct exsi_flow *f = &s->f;
@@ -86,6 +86,7 @@ static void pump_all(struct exsi_stream *s)
     exsi_flow_pump_fin(f);
 }
 
+/* ES-API I11 */
 void exsi_stream_pump(struct exsi_flow *f)
 {
     struct exsi_stream *s = exsi_stream_of(f);

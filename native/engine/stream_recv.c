@@ -42,7 +42,7 @@ static bool is_full(const struct exsi_op *op)
     return op->done == op->len;
 }
 
-/* Copy one contiguous piece; false: the receiver's memory is gone. */
+/* Copy one contiguous piece; false: the receiver's memory is gone.  ES-API I1, I3 */
 static bool copy_piece(struct exsi_stream *s, struct exsi_op *op)
 {
     uint8_t *dst;
@@ -75,6 +75,7 @@ static void deliver(struct exsi_stream *s)
     }
 }
 
+/* ES-API SETTLE, I9 */
 void exsi_stream_settle(struct exsi_flow *f)
 {
     struct exsi_stream *s = exsi_stream_of(f);
@@ -141,6 +142,7 @@ static bool ack_due(const struct exsi_stream *s)
     return unsaid * 2 >= s->ring_len || (in_ring(s) == 0 && s->iarr - f->acked >= s->ring_len);
 }
 
+/* ES-API SETTLE */
 void exsi_stream_pump_adverts(struct exsi_stream *s)
 {
     struct exsi_flow *f = &s->f;
@@ -156,7 +158,7 @@ void exsi_stream_pump_adverts(struct exsi_stream *s)
 
 /* --- arrivals ---------------------------------------------------------------------------------------- */
 
-/* R2 */
+/* ES-API R2 */
 static void arrive_indirect(struct exsi_stream *s, uint32_t k)
 {
     struct exsi_flow *f = &s->f;
@@ -177,7 +179,7 @@ static void arrive_indirect(struct exsi_stream *s, uint32_t k)
     if (live) end_cancelling(f);
 }
 
-/* R3 */
+/* ES-API R3, I7 */
 static void arrive_direct(struct exsi_stream *s, uint32_t k)
 {
     struct exsi_flow *f = &s->f;
@@ -223,7 +225,7 @@ void exsi_stream_word(struct exsi_flow *f, uint32_t word)
         arrive_indirect(s, count);
 }
 
-/* R5 */
+/* ES-API R5 */
 void exsi_stream_revoked(struct exsi_stream *s, uint32_t id)
 {
     struct exsi_op *op = exsi_flow_revoked(&s->f, id);

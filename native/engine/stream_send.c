@@ -8,7 +8,7 @@
 
 #define MOST_IN_VAIN 7
 
-/* The match rule.  isent never falls, so what is void stays void. */
+/* The match rule.  isent never falls, so what is void stays void.  ES-API 2.3.4, I4 */
 static bool is_void(const struct exsi_stream *s, const struct exsi_advert *a)
 {
     if (EXSI_FAULT(skip_s1)) return false;
@@ -16,7 +16,7 @@ static bool is_void(const struct exsi_stream *s, const struct exsi_advert *a)
     return a->ind != s->isent;
 }
 
-/* S1 */
+/* ES-API S1 */
 static void drop_void(struct exsi_stream *s)
 {
     while (s->f.adv_len && is_void(s, exsi_flow_advert(&s->f))) {
@@ -39,7 +39,7 @@ bool exsi_stream_writable(struct exsi_stream *s)
     return exsi_flow_may_send(f, exsi_ep_write_cost(f->ep));
 }
 
-/* S3 */
+/* ES-API S3, 2.3.7 */
 static bool send_direct(struct exsi_stream *s, struct exsi_op *op, const uint8_t *src, struct exsi_dmr *dmr, size_t len)
 {
     struct exsi_flow *f = &s->f;
@@ -53,7 +53,7 @@ static bool send_direct(struct exsi_stream *s, struct exsi_op *op, const uint8_t
     return true;
 }
 
-/* S4 */
+/* ES-API S4 */
 static bool send_indirect(struct exsi_stream *s, struct exsi_op *op, const uint8_t *src, struct exsi_dmr *dmr,
                           size_t len)
 {
@@ -97,6 +97,7 @@ void exsi_stream_hold_over(struct exsi_timer *t)
     exsi_stream_pump(&s->f);
 }
 
+/* ES-API S5 */
 static bool send_piece(struct exsi_stream *s, struct exsi_op *op)
 {
     struct exsi_flow *f = &s->f;

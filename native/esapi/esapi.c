@@ -36,7 +36,7 @@ static struct {
 /* --- start ------------------------------------------------------------------------------------------ */
 
 /* The parent's tables name things that are dead here.  Its memory is left alone: other threads may have
- * been in the middle of it when the process forked. */
+ * been in the middle of it when the process forked.  ES-API 1.4 */
 static void forget_parent(void)
 {
     static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
@@ -371,6 +371,7 @@ static int wait_mode(int wait)
     }
 }
 
+/* ES-API 1.6 */
 static int check_dequeue(exsi_ctx *ctx, exs_qhandle_t qh, int cnt, const struct timeval *timeout, int *mode)
 {
     uint64_t eq;

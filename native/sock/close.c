@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Shutdown, close, abort and cancel (es-api 1.9), and the bound on each.
+/* Shutdown, close, abort and cancel (ES-API 1.9), and the bound on each.
  *
  * A graceful close ends in two steps.  Its operation is over when the device has everything that was
  * accepted and the end mark behind it; from then on the handle is dead.  The endpoint lingers until the
@@ -86,6 +86,7 @@ static void on_timer(struct exsi_timer *t)
 
 /* --- cancel ---------------------------------------------------------------------------------------------- */
 
+/* ES-API 1.9 */
 void exsi_close_cancel(struct exsi_socket *s, struct exsi_op *op)
 {
     switch ((enum exsi_op_kind)op->kind) {
@@ -140,6 +141,7 @@ static bool cancel_recv(struct exsi_op *op, void *arg)
 
 /* --- shutdown -------------------------------------------------------------------------------------------- */
 
+/* ES-API 1.9 */
 int exsi_close_shutdown(struct exsi_socket *s, int how, struct exsi_op *op)
 {
     if (s->state != EXSI_SOCK_CONNECTED && s->state != EXSI_SOCK_DEAD) return -ENOTCONN;
@@ -207,7 +209,7 @@ void exsi_close_start(struct exsi_socket *s, bool abort, struct exsi_op *op)
 
 /* Closing: the op may be over.  A close succeeds also on a connection that the peer or the network has ended: the
  * handle is gone in any case, and what was lost is told by the operations that were under way.  Only what the
- * close itself did not get done is its own: the time that it was given ran out, or it was cancelled. */
+ * close itself did not get done is its own: the time that it was given ran out, or it was cancelled.  ES-API 1.9 */
 static void finish_close(struct exsi_socket *s)
 {
     s->state = EXSI_SOCK_CLOSED;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* From a name to a connected endpoint: bind, listen, connect, accept, and the events of connection
- * management (es-api 2.2).
+ * management (ES-API 2.2).
  *
  *   active   resolve -> RESOLVED: memory (setup.c), endpoint, hello, connect -> ESTABLISHED: the peer's hello, up
  *   passive  REQUEST: check, child socket, memory, endpoint, hello, accept -> ESTABLISHED: up, to be accepted
@@ -169,6 +169,7 @@ int exsi_conn_listen(struct exsi_socket *s, int backlog)
     return 0;
 }
 
+/* ES-API 1.8 */
 static void hand_out(struct exsi_socket *listener)
 {
     struct exsi_op *op = exsi_list_first(&listener->accepts, struct exsi_op, node);
@@ -258,7 +259,7 @@ static int dial(struct exsi_socket *s, const struct exsi_ep_attr *attr, struct e
     return ops_of(s)->cm_connect(id, hello, sizeof hello);
 }
 
-/* The checks that both sides make; the engine makes those of its own fields. */
+/* The checks that both sides make; the engine makes those of its own fields.  ES-API 2.2 */
 static int check_hello(struct exsi_socket *s, const struct exsi_cm_event *ev, struct exsi_hello *hello,
                        enum exsi_reject_code *code)
 {

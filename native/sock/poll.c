@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Readiness answered by an event: one operation over one or more sockets of a group, over when the first
- * of them is ready (es-api 1.8, exs_poll).
+ * of them is ready (ES-API 1.8, exs_poll).
  *
  * Invariant: a set lives exactly as long as its operation; every entry of it is in the polls list of its
  * socket, and a socket ends the sets it is in before it closes. */

@@ -12,7 +12,7 @@
 #define RUN_NS        250000u
 #define SETTLE_ROUNDS 64
 
-/* Completions first: what a connection event says comes after them (es-api 1.9). */
+/* Completions first: what a connection event says comes after them (ES-API 1.9). */
 static bool take_completions(struct exsi_part *part)
 {
     struct exsi_wc wc[BATCH];

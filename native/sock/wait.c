@@ -156,6 +156,7 @@ static int look_and_sleep(struct exsi_eq *eq, uint64_t deadline_ns)
     return rc;
 }
 
+/* ES-API 1.6 */
 int exsi_wait_events(struct exsi_eq *eq, exsi_event *out, int max, int least, int64_t timeout_us, int mode,
                      uint32_t spin_us)
 {

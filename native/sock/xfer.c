@@ -79,6 +79,7 @@ static int make_bounce(struct exsi_socket *s, struct exsi_xfer *x)
     return rc;
 }
 
+/* ES-API 1.7 */
 static int look_through(struct exsi_xfer *x, const exsi_piece *vec, int n)
 {
     bool registered = false;

@@ -27,7 +27,7 @@ void exsi_reject_encode(enum exsi_reject_code code, const char *text, uint8_t ou
 /* -EPROTO if the data is no such block (a refusal by some other program).  Bytes that are no printable
  * ASCII come out as '?'. */
 EXSI_MUST_CHECK int exsi_reject_decode(const void *data, size_t len, struct exsi_reject *out);
-/* The errno of es-api 1.11 that a connect ends with. */
+/* The errno of ES-API 1.11 that a connect ends with. */
 int exsi_reject_errno(enum exsi_reject_code code);
 
 #endif

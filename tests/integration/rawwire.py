@@ -86,7 +86,7 @@ def crc32c(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Frame:
-    """An MPA request or reply (RFC 5044 §7.1, RFC 6581)."""
+    """An MPA request or reply (RFC 5044 §7.1.1, RFC 6581 §6)."""
 
     reply: bool = False
     flags: int = F_ENHANCED

@@ -91,6 +91,7 @@ def test_noise_behind_a_good_request(stream: Victim) -> None:
     stream.during(act)
 
 
+# ES-API 2.2
 @pytest.mark.parametrize("hello", HELLOS)
 def test_request_without_our_hello_is_rejected_with_a_reason(stream: Victim, hello: str) -> None:
     def act() -> Rejected:

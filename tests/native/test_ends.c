@@ -36,7 +36,7 @@ static int close_side(struct pair *p, struct side *s, int abort)
 
 /* --- a peer that ends the connection ------------------------------------------------------------------- */
 
-/* We close before we could know: the sends say that they were lost, the close succeeds. */
+/* We close before we could know: the sends say that they were lost, the close succeeds.  ES-API 1.9 */
 static void test_close_of_a_reset_connection(const struct mode *m)
 {
     struct pair p;
@@ -67,6 +67,7 @@ static void test_close_of_a_reset_connection(const struct mode *m)
 
 /* --- a peer that says nothing ------------------------------------------------------------------------ */
 
+/* ES-API 1.9 */
 static void test_silent_close(const struct mode *m)
 {
     struct pair p;

@@ -38,6 +38,7 @@ static bool readable(const struct exsi_eq *eq, int timeout_ms)
     return poll(&pfd, 1, timeout_ms) == 1;
 }
 
+/* ES-API Q1 */
 static void test_a_slot_is_held_until_its_event_is_taken(void)
 {
     struct exsi_ctx *ctx = open_ctx();

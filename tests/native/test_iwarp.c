@@ -5,6 +5,7 @@
 #include "device/soft/iwarp.h"
 #include "tap.h"
 
+/* RFC 5044 §4.1 */
 static void test_layout(void)
 {
     uint8_t out[IWARP_UNTAGGED_LEN];
@@ -16,10 +17,10 @@ static void test_layout(void)
                                   .to = 0x1122334455667788u};
     static const uint8_t expect_write[] = {0x03, 0xf6, 0xc1, 0x40, 1,    2,    3,    4,
                                            0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88};
-    ok(iwarp_encode(&write, out) == 16 && memcmp(out, expect_write, 16) == 0, "RFC 5041 figure 3: tagged, last");
+    ok(iwarp_encode(&write, out) == 16 && memcmp(out, expect_write, 16) == 0, "RFC 5041 §4.1, §4.2: tagged, last");
     struct iwarp_segment send = {.opcode = IWARP_SEND_SE, .payload = 4, .qn = 0, .msn = 5, .mo = 6};
     static const uint8_t expect_send[] = {0, 22, 0x01, 0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 6};
-    ok(iwarp_encode(&send, out) == 20 && memcmp(out, expect_send, 20) == 0, "RFC 5041 figure 5: untagged, not last");
+    ok(iwarp_encode(&send, out) == 20 && memcmp(out, expect_send, 20) == 0, "RFC 5041 §4.3: untagged, not last");
     uint8_t trailer[IWARP_TRAILER_MAX];
     static const uint8_t expect_trailer[] = {0, 0, 0x04, 0x03, 0x02, 0x01};
     ok(iwarp_put_trailer(22, 0x01020304, trailer) == 6 && memcmp(trailer, expect_trailer, 6) == 0,
@@ -62,6 +63,7 @@ struct refused {
     struct iwarp_error err;
 };
 
+/* RFC 5040 §4.1, §4.2, RFC 5041 §5.3 */
 static void test_refused(void)
 {
     static const struct refused all[] = {
@@ -98,7 +100,7 @@ static void test_terminate(void)
     static const uint8_t header[16] = {0x03, 0xf6, 0xc1, 0x40, 1, 2, 3, 4};
     static const uint8_t expect[] = {0x11, 0x01, 0xc0, 0x00, 0x03, 0xf6, 0xc1, 0x40, 1, 2, 3, 4};
     ok(iwarp_terminate_encode(&err, header, 16, out) == 20 && memcmp(out, expect, sizeof expect) == 0,
-       "RFC 5040 figure 8: control word, segment length, DDP header");
+       "RFC 5040 §4.8: control word, segment length, DDP header");
     ok(iwarp_terminate_decode(out, 20, &back) == 0 && memcmp(&err, &back, sizeof err) == 0, "and back");
     ok(iwarp_terminate_encode(&err, NULL, 0, out) == 4 && out[2] == 0, "without a header");
     ok(iwarp_terminate_decode(out, 3, &back) == -EPROTO, "too short");

@@ -10,7 +10,7 @@ static void test_layout(void)
     uint8_t out[MPA_FRAME_TX];
     struct mpa_frame f = {.crc = true, .revision = 2, .enhanced = true, .ird = 1, .ord = 0x3fff};
     uint32_t len = mpa_encode(&f, "abc", 3, NULL, out);
-    /* RFC 5044 section 7.1.1 and RFC 6581 section 6, byte by byte. */
+    /* RFC 5044 §7.1.1 and RFC 6581 §6, byte by byte. */
     static const uint8_t expect[] = "MPA ID Req Frame\x50\x02\x00\x07\x00\x01\x3f\xff"
                                     "abc";
     ok(len == 27 && memcmp(out, expect, 27) == 0, "request of revision 2 with read depths");
@@ -34,6 +34,7 @@ static int decode(bool reply, const void *frame, struct mpa_frame *f, uint32_t *
     return rc;
 }
 
+/* RFC 5044 §7.1.1, RFC 6581 §6, §9.1 */
 static void test_decode(void)
 {
     struct mpa_frame f;

@@ -17,6 +17,7 @@ static struct exsi_ctx *open_ctx(void)
     return ctx;
 }
 
+/* ES-API 1.5 */
 static void test_get_checks_range_and_access(void)
 {
     static uint8_t other[1];
@@ -41,6 +42,7 @@ static void test_get_checks_range_and_access(void)
     free(buf);
 }
 
+/* ES-API 1.5 */
 static void test_open_refuses_nonsense(void)
 {
     struct exsi_ctx *ctx = open_ctx();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The SEQPACKET engine, one rule at a time (es-api 2.4), over the simulated device. */
+/* The SEQPACKET engine, one rule at a time (ES-API 2.4), over the simulated device. */
 #include <string.h>
 
 #include "sim/pair.h"
@@ -86,6 +86,7 @@ static void test_empty(void)
     stop();
 }
 
+/* ES-API 2.4 */
 static void test_truncation(void)
 {
     struct exsi_event ev;

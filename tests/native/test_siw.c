@@ -326,7 +326,7 @@ static void test_transfers(bool soft_active, bool crc, uint16_t port)
 {
     printf("# %s dials, CRC %s\n", soft_active ? "soft" : "siw", crc ? "on" : "off");
     connected(soft_active, port, crc);
-    /* RFC 5044 section 7.1.3: a responder waits for the initiator's first FPDU; so the initiator begins. */
+    /* RFC 5044 §7.1.2: a responder waits for the initiator's first FPDU; so the initiator begins. */
     for (int i = 0; i < N_SIZES; i++) {
         if (soft_active) {
             move_to_siw(sizes[i]);

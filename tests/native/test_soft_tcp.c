@@ -32,6 +32,7 @@ static void test_connect(struct pair *p, const char *host)
     p->b.listener = NULL;
 }
 
+/* RFC 5040 §4.6, §5.5 */
 static void test_send(struct pair *p)
 {
     pair_connect(p, &tcp_only, 64);
@@ -76,6 +77,7 @@ static bool write_and_tell(struct pair *p, struct side *from, struct side *to, c
     return memcmp(in->at, out->at, len) == 0;
 }
 
+/* RFC 5040 §4.3, RFC 5041 §5.2, §5.4 */
 static void test_write(struct pair *p, const struct exsi_cm_options *opt, const char *what, uint32_t most)
 {
     pair_connect(p, opt, 64);
@@ -171,6 +173,7 @@ static struct exsi_send_wr violate(struct pair *p, int kind, const struct mem *o
     }
 }
 
+/* RFC 5041 §7.1, §7.2, RFC 5040 §5.4 */
 static void test_violations(struct pair *p)
 {
     static const struct violation all[] = {
@@ -246,6 +249,7 @@ static void test_abort(struct pair *p)
     mem_free(p, &in);
 }
 
+/* RFC 5044 §7.2 */
 static void test_disconnect(struct pair *p)
 {
     struct mem out = mem_new(p, BIG, 0), in = mem_new(p, BIG, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
@@ -305,6 +309,7 @@ static void test_queue_limits(struct pair *p)
 
 /* --- CRC ------------------------------------------------------------------------------------------- */
 
+/* RFC 5044 §4.4 */
 static void test_crc(struct pair *p)
 {
     struct exsi_cm_options crc = tcp_only;

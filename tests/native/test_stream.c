@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The STREAM engine, one rule at a time (es-api 2.3), over the simulated device.  What no schedule may
+/* The STREAM engine, one rule at a time (ES-API 2.3), over the simulated device.  What no schedule may
  * break is test_engine_random's; here stands what a single, known schedule must do. */
 #include <string.h>
 #include <unistd.h>
@@ -62,6 +62,7 @@ static bool same(uint32_t at, uint32_t len)
 }
 #define COUNT(i, name) atomic_load(&p.side[i].stats.name)
 
+/* ES-API S3, R1, R3, I7, I8 */
 static void test_direct(void)
 {
     start();
@@ -79,6 +80,7 @@ static void test_direct(void)
     stop();
 }
 
+/* ES-API S4, R2 */
 static void test_indirect(void)
 {
     start();
@@ -101,7 +103,7 @@ static void test_indirect(void)
     stop();
 }
 
-/* The advertisement and the indirect data cross: it is void at both ends, and nothing says so. */
+/* The advertisement and the indirect data cross: it is void at both ends, and nothing says so.  ES-API S1, 2.3.4, I4 */
 static void test_void(void)
 {
     start();
@@ -118,6 +120,7 @@ static void test_void(void)
     stop();
 }
 
+/* ES-API 2.3.7 */
 static void test_waitall(void)
 {
     start();
@@ -166,6 +169,7 @@ static void test_empty(void)
     stop();
 }
 
+/* ES-API S5, SETTLE, I6 */
 static void test_small_ring(void)
 {
     cfg[1].ring_bytes = 7;
@@ -221,6 +225,7 @@ static void test_threshold(void)
     stop();
 }
 
+/* ES-API 2.3.6, R5 */
 static void test_cancel_recv(void)
 {
     start();
@@ -268,6 +273,7 @@ static void test_cancel_unadvertised(void)
     stop();
 }
 
+/* ES-API 1.9, 1.12, S6 */
 static void test_cancel_send(void)
 {
     cfg[1].ring_bytes = 50;
@@ -298,6 +304,7 @@ static void test_cancel_send(void)
     stop();
 }
 
+/* ES-API S2, R4, I14 */
 static void test_fin(void)
 {
     start();
@@ -380,6 +387,7 @@ static void test_shut_recv(void)
     stop();
 }
 
+/* ES-API 2.2 */
 static void test_late_ring(void)
 {
     opt.late_bind = true;
@@ -393,6 +401,7 @@ static void test_late_ring(void)
     stop();
 }
 
+/* ES-API 2.3.9 */
 static void test_region_keys(void)
 {
     opt.region_keys = true;
@@ -415,7 +424,7 @@ static void test_region_keys(void)
     stop();
 }
 
-/* The event comes when the key has ended, not before. */
+/* The event comes when the key has ended, not before.  ES-API 2.3.9, I5 */
 static void test_async_key(void)
 {
     opt.async_percent = 100;
@@ -450,6 +459,7 @@ static void test_pieces(void)
     stop();
 }
 
+/* ES-API 2.3.5, I13 */
 static void test_credits(void)
 {
     cfg[0].recv_slots = cfg[1].recv_slots = 8;

@@ -72,7 +72,7 @@ const struct exsi_device_entry *exsi_device_registry(int *n)
 
 static char big[2][1 << 20], small[2][4096];
 
-/* Every way in which a transfer finds its memory, in both directions. */
+/* Every way in which a transfer finds its memory, in both directions.  ES-API 1.7 */
 static void transfers(struct pair *p, int type)
 {
     exsi_posted out;

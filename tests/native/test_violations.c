@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Each thing that a peer may not do: the connection ends with EPROTO, the log names the field, and every
- * operation has its one event (es-api 2.3.9). */
+ * operation has its one event (ES-API 2.3.9). */
 #include <string.h>
 
 #include "sim/pair.h"

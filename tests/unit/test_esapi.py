@@ -164,6 +164,7 @@ def test_sockets_that_are_not_offered(args: tuple[int, ...], number: int) -> Non
     assert caught.value.errno == number
 
 
+# ES-API 1.11
 def test_an_unconnected_socket(queue: QHandle) -> None:
     fd = exs_socket(socket.AF_INET, STREAM)
     for call in (

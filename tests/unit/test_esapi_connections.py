@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("es_api")
 # --- connections
 
 
+# ES-API 1.8
 def test_armed_accepts_are_filled_in_order(queue: QHandle) -> None:
     listener = exs_socket(socket.AF_INET, STREAM)
     exs_bind(listener, LOOPBACK)

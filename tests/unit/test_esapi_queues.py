@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("es_api")
 # --- queues
 
 
+# ES-API Q1
 def test_a_queue_of_depth_n_takes_n_posts(pair: Pair) -> None:
     qh = exs_qcreate(3)
     for i in range(3):
@@ -71,6 +72,7 @@ def test_impossible_counts_are_refused(queue: QHandle, count: int) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+# ES-API 1.6
 def test_a_threshold_waits_and_a_timeout_gives_what_is_there(pair: Pair, queue: QHandle) -> None:
     exs_send(pair.a, b"x", None, 0, UNREGISTERED, "x", queue)
     start = time.monotonic()

@@ -95,6 +95,7 @@ def test_allocated_memory_is_sent_through_a_mapping(pairs: Maker, queue: QHandle
         assert exs.statistics().bytes_mapped - before.bytes_mapped == 1 << 20
 
 
+# ES-API 1.12
 def test_many_transfers_in_both_directions_keep_their_order(pairs: Maker, path: bytes, progress: int) -> None:
     pair = pairs(path=path, progress=progress)
     qh = exs_qcreate(64)
@@ -146,6 +147,7 @@ def test_pieces_are_sent_and_received_as_one(pair: Pair, queue: QHandle) -> None
     exs_mderegister(mh)
 
 
+# ES-API 2.4
 def test_a_message_that_is_too_long_is_cut_and_says_so(pairs: Maker, queue: QHandle, path: bytes) -> None:
     pair = pairs(SEQPACKET, path=path)
     room = bytearray(100)

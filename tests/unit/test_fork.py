@@ -47,6 +47,7 @@ def pair(progress=0):
 """
 
 
+# ES-API 1.4
 def test_objects_of_the_parent_are_dead_in_the_child(run_python) -> None:
     done = run_python(
         HEAD

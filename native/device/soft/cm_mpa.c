@@ -108,6 +108,7 @@ void soft_mpa_call(struct soft_id *id, const void *private_data, uint32_t len)
         frame_out(id);
 }
 
+/* RFC 6581 §9.1 */
 static uint32_t encode_reply(struct soft_id *id, bool reject, const void *private_data, uint32_t len)
 {
     const struct mpa_frame *q = &id->request;

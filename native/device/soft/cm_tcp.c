@@ -43,7 +43,7 @@ int soft_sock_connect(const union exsi_addr *source, const union exsi_addr *peer
     return rc;
 }
 
-/* Keep-alive asks the peer's kernel, not its program, which may compute for long (es-api 1.9).  Probes
+/* Keep-alive asks the peer's kernel, not its program, which may compute for long (ES-API 1.9).  Probes
  * run while nothing is on the way; while something is, path_tcp.c looks after it.  TCP_USER_TIMEOUT is not
  * used: it would also end a connection whose peer's kernel answers, but whose program does not read. */
 void soft_sock_tune(int fd, const struct exsi_cm_options *opt)

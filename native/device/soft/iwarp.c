@@ -8,7 +8,7 @@ enum { DDP_TAGGED = 0x80, DDP_LAST = 0x40, DDP_VERSION_MASK = 0x03, DDP_VERSION 
 enum { RDMAP_VERSION_SHIFT = 6, RDMAP_VERSION = 1, RDMAP_OPCODE_MASK = 0x0f };
 enum { TERM_HAS_LENGTH = 0x80, TERM_HAS_DDP = 0x40 };
 
-/* RFC 5041 section 4, RFC 5040 section 4.1; offsets include the MPA length field. */
+/* RFC 5041 §4, RFC 5040 §4.1; offsets include the MPA length field. */
 struct tagged_header {
     exsi_be16 ulpdu_len;
     uint8_t ddp, rdmap;
@@ -47,6 +47,7 @@ static int refuse(struct iwarp_error *err, uint8_t layer, uint8_t etype, uint8_t
     return -EPROTO;
 }
 
+/* RFC 5041 §4.2 */
 static int check_tagged(const struct iwarp_segment *seg, struct iwarp_error *err)
 {
     if (seg->opcode != IWARP_WRITE && seg->opcode != IWARP_READ_RESPONSE)
@@ -55,7 +56,7 @@ static int check_tagged(const struct iwarp_segment *seg, struct iwarp_error *err
     return 0;
 }
 
-/* RFC 5040 section 4.2: each opcode has its queue. */
+/* RFC 5040 §4.2: each opcode has its queue. */
 static int check_untagged(const struct iwarp_segment *seg, struct iwarp_error *err)
 {
     switch ((enum iwarp_opcode)seg->opcode) {
@@ -78,6 +79,7 @@ static int check_untagged(const struct iwarp_segment *seg, struct iwarp_error *e
     return refuse(err, IWARP_LAYER_DDP, IWARP_DDP_UNTAGGED, IWARP_U_QN);
 }
 
+/* RFC 5040 §4.1 */
 int iwarp_decode(const uint8_t head[IWARP_TAGGED_LEN], struct iwarp_segment *out, struct iwarp_error *err)
 {
     struct tagged_header h;
@@ -106,6 +108,7 @@ int iwarp_decode(const uint8_t head[IWARP_TAGGED_LEN], struct iwarp_segment *out
     return check_untagged(out, err);
 }
 
+/* RFC 5041 §4.3 */
 int iwarp_decode_rest(const uint8_t rest[IWARP_UNTAGGED_LEN - IWARP_TAGGED_LEN], struct iwarp_segment *seg,
                       struct iwarp_error *err)
 {
@@ -116,11 +119,12 @@ int iwarp_decode_rest(const uint8_t rest[IWARP_UNTAGGED_LEN - IWARP_TAGGED_LEN],
     return 0;
 }
 
+/* RFC 5044 §4.1 */
 uint32_t iwarp_put_trailer(uint32_t header_and_payload, uint32_t crc, uint8_t out[IWARP_TRAILER_MAX])
 {
     uint32_t pad = iwarp_pad(header_and_payload);
     memset(out, 0, pad);
-    /* RFC 5044 section 4.4 takes iSCSI's CRC with iSCSI's byte order: least significant byte first. */
+    /* RFC 5044 §4.4 takes iSCSI's CRC with iSCSI's byte order: least significant byte first. */
     for (uint32_t i = 0; i < IWARP_CRC_LEN; i++) out[pad + i] = (uint8_t)(crc >> (8 * i));
     return pad + IWARP_CRC_LEN;
 }
@@ -131,6 +135,7 @@ uint32_t iwarp_get_crc(const uint8_t *trailer, uint32_t header_and_payload)
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
+/* RFC 5040 §4.8 */
 uint32_t iwarp_terminate_encode(const struct iwarp_error *err, const uint8_t *header, uint32_t header_len,
                                 uint8_t out[IWARP_TERMINATE_MAX])
 {
@@ -145,6 +150,7 @@ uint32_t iwarp_terminate_encode(const struct iwarp_error *err, const uint8_t *he
     return 4 + header_len;
 }
 
+/* RFC 5040 §4.4 */
 struct iwarp_read iwarp_decode_read(const uint8_t payload[IWARP_READ_LEN])
 {
     exsi_be32 stag, len;

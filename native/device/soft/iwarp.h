@@ -44,7 +44,7 @@ struct iwarp_error {
 };
 
 enum { IWARP_LAYER_RDMAP = 0, IWARP_LAYER_DDP = 1, IWARP_LAYER_MPA = 2 };
-/* RFC 5040 section 4.8 */
+/* RFC 5040 §4.8 */
 enum { IWARP_RDMAP_LOCAL = 0, IWARP_RDMAP_PROTECTION = 1, IWARP_RDMAP_OPERATION = 2 };
 enum {
     IWARP_P_INVALID_STAG = 0,
@@ -58,7 +58,7 @@ enum {
     IWARP_O_INVALIDATE = 9,
     IWARP_UNSPECIFIED = 0xff,
 };
-/* RFC 5041 section 7 */
+/* RFC 5041 §7 */
 enum { IWARP_DDP_LOCAL = 0, IWARP_DDP_TAGGED = 1, IWARP_DDP_UNTAGGED = 2 };
 enum {
     IWARP_T_INVALID_STAG = 0,
@@ -73,7 +73,7 @@ enum {
     IWARP_U_TOO_LONG = 5,
     IWARP_U_VERSION = 6,
 };
-/* RFC 5044 section 8 */
+/* RFC 5044 §8 */
 enum { IWARP_MPA_ERROR = 0 };
 enum { IWARP_M_CLOSED = 1, IWARP_M_CRC = 2, IWARP_M_MARKER = 3, IWARP_M_FRAME = 4 };
 

@@ -8,7 +8,7 @@
 #include "base/bytes.h"
 
 static const char request_key[] = "MPA ID Req Frame", reply_key[] = "MPA ID Rep Frame";
-_Static_assert(sizeof request_key == MPA_KEY_LEN + 1, "RFC 5044 section 7.1");
+_Static_assert(sizeof request_key == MPA_KEY_LEN + 1, "RFC 5044 §7.1");
 
 enum { FLAG_MARKERS = 0x80, FLAG_CRC = 0x40, FLAG_REJECT = 0x20, FLAG_ENHANCED = 0x10 };
 enum { DEPTH_MASK = 0x3fff, DEPTH_PEER_TO_PEER = 0x8000 };
@@ -44,6 +44,7 @@ bool mpa_key_matches(bool reply, const uint8_t *data, size_t len)
     return memcmp(data, reply ? reply_key : request_key, len < MPA_KEY_LEN ? len : MPA_KEY_LEN) == 0;
 }
 
+/* RFC 5044 §7.1.1 */
 uint32_t mpa_encode(const struct mpa_frame *f, const void *upper, uint32_t upper_len, const struct soft_block *block,
                     uint8_t out[MPA_FRAME_TX])
 {
@@ -89,7 +90,7 @@ int mpa_decode_header(bool reply, const uint8_t head[MPA_HEADER_LEN], struct mpa
     if (h.revision < 1 || h.revision > 2) return -EPROTO;
     *reason = "MPA frame with too much private data";
     if (*rest > MPA_PRIVATE_RX) return -EPROTO;
-    /* RFC 5044 section 7.1.1: only a reply may reject. */
+    /* RFC 5044 §7.1.1: only a reply may reject. */
     *reason = "MPA request with the reject flag";
     if (!reply && out->reject) return -EPROTO;
     *reason = "MPA frame without its read depths";
@@ -98,6 +99,7 @@ int mpa_decode_header(bool reply, const uint8_t head[MPA_HEADER_LEN], struct mpa
     return 0;
 }
 
+/* RFC 6581 §6 */
 int mpa_decode_rest(struct mpa_frame *f, const uint8_t *data, uint32_t len, const uint8_t **private_data,
                     const char **reason)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* MPA set-up frames (RFC 5044 section 7.1, RFC 6581) and soft's own block in their private data.
+/* MPA set-up frames (RFC 5044 §7.1, RFC 6581) and soft's own block in their private data.
  * Pure: encode and decode, no state, no allocation.  docs/wire/soft.md has the layouts. */
 #ifndef EXSI_SOFT_MPA_H
 #define EXSI_SOFT_MPA_H

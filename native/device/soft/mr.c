@@ -127,6 +127,7 @@ int soft_key_invalidate(struct exsi_qp *eqp, uint32_t rkey, uint64_t wr_id)
     return 0;
 }
 
+/* ES-API 2.3.9 */
 int soft_key_check(struct soft_qp *qp, uint32_t rkey, uint64_t raddr, uint32_t len, void **dst, bool *fragile)
 {
     const struct soft_key *key = key_find(qp, rkey);

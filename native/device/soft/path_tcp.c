@@ -82,6 +82,7 @@ static uint32_t terminate_frame(const struct soft_tcp *t, const struct iwarp_err
     return at + iwarp_put_trailer(at, crc, out + at);
 }
 
+/* RFC 5040 §5.4 */
 static void say_terminate(struct soft_tcp *t, const struct iwarp_error *err, bool with_header)
 {
     uint32_t room = IWARP_MAX_ULPDU + 2 + IWARP_TRAILER_MAX, len = 0;
@@ -204,7 +205,7 @@ static int frame_answer(struct soft_tcp *t)
     return 1;
 }
 
-/* Frame the next FPDU of the send queue: 1, 0 when there is none, or -EFAULT. */
+/* Frame the next FPDU of the send queue: 1, 0 when there is none, or -EFAULT.  RFC 5041 §5.2 */
 static int frame_next(struct soft_tcp *t)
 {
     struct soft_tx *tx = soft_qp_tx(t->path.qp, t->framed);
@@ -429,7 +430,7 @@ void soft_tcp_send(struct soft_tcp *t)
 {
     ssize_t budget = TCP_BUDGET;
     if (t->fd < 0 || t->blocked) return;
-    /* RFC 5044 section 7.1.3: a responder does not send before it has received. */
+    /* RFC 5044 §7.1.2: a responder does not send before it has received. */
     if (t->responder && !t->peer_soft && !t->heard) return;
     if (held_by_fault(t)) return;
     for (;;) {
@@ -459,6 +460,7 @@ static void tcp_kick(struct soft_path *p)
     soft_tcp_send(soft_tcp_of(p));
 }
 
+/* RFC 5044 §7.2 */
 static void tcp_shut(struct soft_path *p)
 {
     struct soft_tcp *t = soft_tcp_of(p);
@@ -520,7 +522,7 @@ static const struct soft_path_ops tcp_ops = {
     .lend = tcp_lend,
 };
 
-/* What one FPDU may carry: all a length field can say to a soft peer, one TCP segment to all others. */
+/* What one FPDU may carry: all a length field can say to a soft peer, one TCP segment to all others.  RFC 5044 §4.5 */
 static void tcp_limits(struct soft_tcp *t)
 {
     struct tcp_info info = {0};

@@ -9,7 +9,7 @@
 #include "base/crc32c.h"
 #include "device/soft/tcp.h"
 
-/* What to say in a Terminate for an error of the sink. */
+/* What to say in a Terminate for an error of the sink.  RFC 5041 §7.1, §7.2 */
 struct soft_terminate soft_terminate_for(int error, bool tagged)
 {
     switch (error) {
@@ -40,12 +40,13 @@ static int refuse(struct soft_tcp *t, struct iwarp_error err)
     return -1;
 }
 
+/* RFC 5040 §4.6 */
 static bool is_send(uint8_t opcode)
 {
     return opcode == IWARP_SEND || opcode == IWARP_SEND_SE;
 }
 
-/* Ask the sink where the FPDU goes, or the part of it that is still missing. */
+/* Ask the sink where the FPDU goes, or the part of it that is still missing.  RFC 5040 §4.3 */
 static int find_target(struct soft_tcp *t)
 {
     const struct iwarp_segment *seg = &t->seg;
@@ -63,7 +64,7 @@ static int find_target(struct soft_tcp *t)
     return rc < 0 ? refuse_sink(t, rc) : 0;
 }
 
-/* Sixteen bytes of a header are there. */
+/* Sixteen bytes of a header are there.  RFC 5040 §4.4 */
 static int begin(struct soft_tcp *t)
 {
     struct iwarp_error err;
@@ -89,7 +90,7 @@ static int begin(struct soft_tcp *t)
     return 0;
 }
 
-/* The CRC behind the payload; rx_crc covers header and payload. */
+/* The CRC behind the payload; rx_crc covers header and payload.  RFC 5044 §4.4 */
 static int check_crc(struct soft_tcp *t, const uint8_t *trailer, uint32_t covered)
 {
     if (!t->crc) return 0;
@@ -109,6 +110,7 @@ static int next(struct soft_tcp *t, const uint8_t *more, uint32_t len)
     return len == IWARP_TAGGED_LEN ? begin(t) : 0;
 }
 
+/* RFC 5040 §5.4 */
 static int peer_terminated(struct soft_tcp *t, const uint8_t *payload)
 {
     struct iwarp_error err;
@@ -119,7 +121,8 @@ static int peer_terminated(struct soft_tcp *t, const uint8_t *payload)
     return -1;
 }
 
-/* Only empty reads are served: they ask whether we are there.  No key of ours lets anything be read. */
+/* Only empty reads are served: they ask whether we are there.  No key of ours lets anything be read.
+ * RFC 5040 §4.4, §5.2 */
 static int read_requested(struct soft_tcp *t, const uint8_t *payload)
 {
     struct iwarp_error err = {IWARP_LAYER_RDMAP, IWARP_RDMAP_OPERATION, IWARP_O_OPCODE};
@@ -233,7 +236,7 @@ static int received(struct soft_tcp *t, uint32_t n)
     return -1;
 }
 
-/* The header of an FPDU is kept until its CRC has come: head_have tells of each moment inside of one. */
+/* The header of an FPDU is kept until its CRC has come: head_have tells of each moment inside of one.  RFC 5044 §7.2 */
 static void end_of_stream(struct soft_tcp *t)
 {
     if (t->head_have || t->mid_message) {

@@ -93,6 +93,7 @@ static void sink_tagged_done(struct soft_qp *qp, uint32_t len, bool last)
     exsi_count(qp->stats, bytes_device, len);
 }
 
+/* RFC 5041 §5.3 */
 static int sink_untagged(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t len, void **dst)
 {
     if (qp->state != SOFT_QP_UP) return -ECANCELED;
@@ -105,6 +106,7 @@ static int sink_untagged(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t
     return 0;
 }
 
+/* RFC 5041 §5.4 */
 static void sink_untagged_done(struct soft_qp *qp, uint32_t mo, uint32_t len, bool last, bool solicited)
 {
     (void)solicited; /* every completion wakes the one who polls */

@@ -98,7 +98,7 @@ static int target(struct shm_path *p, const struct shm_slot *s, uint64_t done, u
         return p->path.sink->untagged(p->path.qp, p->rx.msn, p->rx.mo, len, dst);
     }
     if (p->rx.mo) return -EPROTO;
-    if (!len) return 0; /* RFC 5040 section 4.3: a WRITE of nothing needs no key */
+    if (!len) return 0; /* RFC 5040 §4.3: a WRITE of nothing needs no key */
     if (s->raddr + done < s->raddr) return -EFAULT;
     return p->path.sink->tagged(p->path.qp, s->rkey, s->raddr + done, len, dst, fragile);
 }

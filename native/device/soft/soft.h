@@ -72,7 +72,7 @@ struct soft_sink_ops {
     void (*tx_done)(struct soft_qp *qp);
     /* The other side shut down sending, in order and at a message boundary. */
     void (*peer_closed)(struct soft_qp *qp);
-    /* The connection is dead; error as in es-api 1.11 (ECONNRESET, ETIMEDOUT, EPROTO ...), reason for the log. */
+    /* The connection is dead; error as in ES-API 1.11 (ECONNRESET, ETIMEDOUT, EPROTO ...), reason for the log. */
     void (*broken)(struct soft_qp *qp, int error, const char *reason);
 };
 
@@ -95,7 +95,7 @@ struct soft_path_ops {
     /* Sending is over: once the send queue is out, tell the peer in order. */
     void (*shut)(struct soft_path *p);
     /* A violation found by the sink or the path: tell the peer (Terminate) as far as it goes, then
-     * stop receiving.  layer and code: RFC 5040 section 4.8. */
+     * stop receiving.  layer and code: RFC 5040 §4.8. */
     void (*terminate)(struct soft_path *p, int layer, int etype, int code);
     /* Withdraw every source at once: after return the peer takes nothing more that counts, and nothing
      * more lands here. */
@@ -118,7 +118,7 @@ struct soft_path {
 /* The send queue as a path sees it: oldest not done first. i = 0 is the head. NULL past the end. */
 struct soft_tx *soft_qp_tx(struct soft_qp *qp, uint32_t i);
 
-/* RFC 5040 section 4.8, RFC 5041 section 7: what to say in a Terminate for an error of the sink. */
+/* RFC 5040 §4.8, RFC 5041 §7: what to say in a Terminate for an error of the sink. */
 struct soft_terminate {
     uint8_t layer, etype, code;
 };

@@ -231,7 +231,7 @@ static int device_open(struct exsi_log *log, struct exsi_device **out, char *rea
     exsi_list_init(&vdev->cqs);
     reason[0] = '\0';
     int rc = verbs_lib_open(&vdev->lib, reason);
-    /* es-api 1.4: before the first registration of this process, or a child of fork takes the pages away under the
+    /* ES-API 1.4: before the first registration of this process, or a child of fork takes the pages away under the
      * device.  Refused if somebody else registered already; newer kernels need none of it. */
     if (rc == 0 && vdev->lib.ibv_fork_init() != 0)
         exsi_log(log, EXSI_LOG_INFO, 0, "verbs: fork protection was not set up: registered memory exists already");

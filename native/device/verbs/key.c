@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Keys of a queue pair.  Where the adapter has type-2 memory windows a key is a window bound to the range, good on this
- * queue pair only (es-api 2.3.9); elsewhere it is the region's.
+ * queue pair only (ES-API 2.3.9); elsewhere it is the region's.
  *
  * A window costs a system call to make, so it is kept until the queue pair ends; binding and ending it are work
  * requests. Only the low eight bits of its key change from bind to bind. Invariant: a window is FREE, BOUND, or ENDING

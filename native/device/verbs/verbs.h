@@ -308,7 +308,7 @@ int verbs_part_progress(struct exsi_part *part);
 void verbs_part_doorbell(struct exsi_part *part, bool asleep);
 int verbs_poll_cq(struct exsi_part *part, struct exsi_wc *wc, int max);
 
-/* es-api 1.11: what a status means for the socket; 0 for success, ECANCELED for a flush. */
+/* ES-API 1.11: what a status means for the socket; 0 for success, ECANCELED for a flush. */
 int verbs_status_errno(enum ibv_wc_status status);
 
 /* --- asynchronous events (async.c) ---------------------------------------------------------------------- */
