@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The engines against a plain model, under random schedules (ES-API 2.3.8): posts, arrivals, completions,
+/* The engines against a plain model, under random schedules (ES-API I1, I2, I3, I6, I9, I10,
+ * I11, I12, I14): posts, arrivals, completions,
  * cancels, half-closes and aborts in any order, both directions at once, with few credits, few
  * advertisements and rings of 1 to 64 bytes.  Debug assertions inside the engine are part of the test.
  *

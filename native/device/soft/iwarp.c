@@ -8,7 +8,7 @@ enum { DDP_TAGGED = 0x80, DDP_LAST = 0x40, DDP_VERSION_MASK = 0x03, DDP_VERSION 
 enum { RDMAP_VERSION_SHIFT = 6, RDMAP_VERSION = 1, RDMAP_OPCODE_MASK = 0x0f };
 enum { TERM_HAS_LENGTH = 0x80, TERM_HAS_DDP = 0x40 };
 
-/* RFC 5041 §4, RFC 5040 §4.1; offsets include the MPA length field. */
+/* RFC 5041 §4.1, §4.2, §4.3, RFC 5040 §4.1; offsets include the MPA length field. */
 struct tagged_header {
     exsi_be16 ulpdu_len;
     uint8_t ddp, rdmap;

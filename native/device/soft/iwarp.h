@@ -58,7 +58,7 @@ enum {
     IWARP_O_INVALIDATE = 9,
     IWARP_UNSPECIFIED = 0xff,
 };
-/* RFC 5041 §7 */
+/* RFC 5041 §7.2 */
 enum { IWARP_DDP_LOCAL = 0, IWARP_DDP_TAGGED = 1, IWARP_DDP_UNTAGGED = 2 };
 enum {
     IWARP_T_INVALID_STAG = 0,

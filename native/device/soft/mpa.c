@@ -8,7 +8,7 @@
 #include "base/bytes.h"
 
 static const char request_key[] = "MPA ID Req Frame", reply_key[] = "MPA ID Rep Frame";
-_Static_assert(sizeof request_key == MPA_KEY_LEN + 1, "RFC 5044 §7.1");
+_Static_assert(sizeof request_key == MPA_KEY_LEN + 1, "RFC 5044 §7.1.1");
 
 enum { FLAG_MARKERS = 0x80, FLAG_CRC = 0x40, FLAG_REJECT = 0x20, FLAG_ENHANCED = 0x10 };
 enum { DEPTH_MASK = 0x3fff, DEPTH_PEER_TO_PEER = 0x8000 };

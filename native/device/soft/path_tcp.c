@@ -205,7 +205,7 @@ static int frame_answer(struct soft_tcp *t)
     return 1;
 }
 
-/* Frame the next FPDU of the send queue: 1, 0 when there is none, or -EFAULT.  RFC 5041 §5.2 */
+/* Frame the next FPDU of the send queue: 1, 0 when there is none, or -EFAULT.  RFC 5040 §5.5, RFC 5041 §5.2 */
 static int frame_next(struct soft_tcp *t)
 {
     struct soft_tx *tx = soft_qp_tx(t->path.qp, t->framed);

@@ -118,7 +118,7 @@ struct soft_path {
 /* The send queue as a path sees it: oldest not done first. i = 0 is the head. NULL past the end. */
 struct soft_tx *soft_qp_tx(struct soft_qp *qp, uint32_t i);
 
-/* RFC 5040 §4.8, RFC 5041 §7: what to say in a Terminate for an error of the sink. */
+/* RFC 5040 §4.8, RFC 5041 §7.1: what to say in a Terminate for an error of the sink. */
 struct soft_terminate {
     uint8_t layer, etype, code;
 };
