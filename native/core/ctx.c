@@ -118,15 +118,31 @@ static void try_device(struct exsi_ctx *ctx, struct exsi_open_device *d)
         snprintf(d->reason, sizeof d->reason, "%s: open failed with error %d", d->entry->name, -rc);
 }
 
+/* Under ctx->lock. */
+static struct exsi_open_device *find_device(struct exsi_ctx *ctx, const char *name)
+{
+    for (int i = 0; i < ctx->n_devices; i++)
+        if (strcmp(ctx->devices[i].entry->name, name) == 0) return &ctx->devices[i];
+    return NULL;
+}
+
+struct exsi_device *exsi_ctx_device_once(struct exsi_ctx *ctx, const char *name)
+{
+    pthread_mutex_lock(&ctx->lock);
+    struct exsi_open_device *d = find_device(ctx, name);
+    if (d && !d->tried) try_device(ctx, d);
+    struct exsi_device *dev = d ? d->dev : NULL;
+    pthread_mutex_unlock(&ctx->lock);
+    return dev;
+}
+
 int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason)
 {
     const char *why = "";
     *out = NULL;
     if (reason) reason[0] = '\0';
     pthread_mutex_lock(&ctx->lock);
-    struct exsi_open_device *d = NULL;
-    for (int i = 0; i < ctx->n_devices && !d; i++)
-        if (strcmp(ctx->devices[i].entry->name, name) == 0) d = &ctx->devices[i];
+    struct exsi_open_device *d = find_device(ctx, name);
     if (d) {
         try_device(ctx, d);
         *out = d->dev;

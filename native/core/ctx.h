@@ -52,6 +52,9 @@ EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
 }
 /* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled. */
 EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason);
+/* The device if it is there: opened at the first question; a failure then stands, for the question is cheap and often.
+ */
+struct exsi_device *exsi_ctx_device_once(struct exsi_ctx *ctx, const char *name);
 /* Its index in ctx->devices (and in every array that goes with it); -EINVAL for a stranger.  No lock needed. */
 int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev);
 

@@ -24,22 +24,7 @@ static const struct exsi_device_ops *ops_of(const struct exsi_socket *s)
 
 /* --- device and endpoint ---------------------------------------------------------------------------- */
 
-static int choose_device(struct exsi_socket *s, struct exsi_part **part)
-{
-    struct exsi_device *dev = atomic_load_explicit(&s->dev, memory_order_relaxed);
-    if (!dev) {
-        const char *name = s->opt.device;
-        /* The best device that reaches the peer; there is one so far. */
-        if (!name[0] || strcmp(name, "auto") == 0) name = "soft";
-        EXSI_TRY(exsi_ctx_device(s->group->ctx, name, &dev, s->reason));
-    }
-    EXSI_TRY(exsi_group_part(s->group, dev, part));
-    /* Release: posts read it without the group's lock (xfer.c). */
-    atomic_store_explicit(&s->dev, dev, memory_order_release);
-    return 0;
-}
-
-static struct exsi_cm_options cm_options(const struct exsi_socket *s)
+struct exsi_cm_options exsi_conn_options(const struct exsi_socket *s)
 {
     return (struct exsi_cm_options){
         .path = (enum exsi_path)s->opt.path,
@@ -129,6 +114,7 @@ static void hello_bytes(struct exsi_socket *s, uint8_t out[EXSI_HELLO_LEN])
 {
     struct exsi_hello hello = {.version = EXSI_PROTOCOL_VERSION, .min_version = EXSI_PROTOCOL_VERSION};
     s->engine->hello(s->ep, &hello);
+    if (exsi_choice_offered(s)) hello.flags |= EXSI_HELLO_VERBS;
     hello.cookie = s->conn_cookie;
     exsi_hello_encode(&hello, out);
 }
@@ -158,14 +144,15 @@ int exsi_conn_listen(struct exsi_socket *s, int backlog)
     if (s->state == EXSI_SOCK_LISTENING) return 0;
     if (s->state != EXSI_SOCK_NEW) return s->state == EXSI_SOCK_CONNECTED ? -EISCONN : -EINVAL;
     struct exsi_part *part;
-    EXSI_TRY(choose_device(s, &part));
+    EXSI_TRY(exsi_choice_first(s, &part));
     union exsi_addr at = s->local, bound = {0};
     at.sa.sa_family = (sa_family_t)s->family;
-    struct exsi_cm_options opt = cm_options(s);
+    struct exsi_cm_options opt = exsi_conn_options(s);
     EXSI_TRY(ops_of(s)->cm_listen(part, &at, s->backlog, &opt, s, &s->listener, &bound));
     s->local = bound;
     s->bound = true;
     s->state = EXSI_SOCK_LISTENING;
+    exsi_choice_listen(s);
     return 0;
 }
 
@@ -212,6 +199,7 @@ void exsi_conn_unlisten(struct exsi_socket *s, int error)
     exsi_list_for_safe (child, &s->pending, struct exsi_socket, pending_node) orphan(child);
     if (s->listener) ops_of(s)->cm_destroy(s->listener);
     s->listener = NULL;
+    exsi_choice_unlisten(s);
 }
 
 /* --- connecting ------------------------------------------------------------------------------------- */
@@ -222,11 +210,8 @@ int exsi_conn_connect(struct exsi_socket *s, const union exsi_addr *peer, struct
     if (s->state == EXSI_SOCK_CONNECTING) return -EALREADY;
     if (s->state != EXSI_SOCK_NEW) return -EINVAL;
     if (peer->sa.sa_family != s->family) return -EAFNOSUPPORT;
-    struct exsi_part *part;
-    EXSI_TRY(choose_device(s, &part));
-    struct exsi_cm_options opt = cm_options(s);
     exsi_random(&s->conn_cookie, sizeof s->conn_cookie);
-    EXSI_TRY(ops_of(s)->cm_resolve(part, s->bound ? &s->local : NULL, peer, &opt, s, &s->cm));
+    EXSI_TRY(exsi_choice_dial(s, peer));
     s->state = EXSI_SOCK_CONNECTING;
     s->connect_op = op;
     return 0;
@@ -244,10 +229,16 @@ void exsi_conn_fail(struct exsi_socket *s, int error)
     if (op) exsi_op_finish(op, error, 0);
 }
 
+/* The connect failed on this device. */
+static void attempt_failed(struct exsi_socket *s, int error)
+{
+    if (!exsi_choice_retry(s)) exsi_conn_fail(s, error);
+}
+
 static void on_resolved(struct exsi_socket *s, const struct exsi_cm_event *ev)
 {
     int rc = want_endpoint(s, ev->id, NULL);
-    if (rc < 0) exsi_conn_fail(s, -rc);
+    if (rc < 0) attempt_failed(s, -rc);
 }
 
 static int dial(struct exsi_socket *s, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory)
@@ -298,6 +289,7 @@ static void on_connected(struct exsi_socket *s, const struct exsi_cm_event *ev)
     }
     struct exsi_op *op = s->connect_op;
     s->connect_op = NULL;
+    exsi_choice_settled(s);
     come_up(s);
     if (op) exsi_op_finish(op, 0, 0);
 }
@@ -308,10 +300,11 @@ static void on_failed(struct exsi_socket *s, const struct exsi_cm_event *ev)
     int error = ev->error ? ev->error : ECONNREFUSED;
     snprintf(s->reason, sizeof s->reason, "%.*s", EXSI_REASON_MAX - 1, ev->reason);
     if (error == ECONNREFUSED && exsi_reject_decode(ev->private_data, ev->private_len, &why) == 0) {
+        if (why.code == EXSI_REJECT_VERBS && exsi_choice_move(s)) return;
         error = exsi_reject_errno(why.code);
         exsi_sock_reason(s, "the peer refused: %s", why.text);
     }
-    exsi_conn_fail(s, error);
+    attempt_failed(s, error);
 }
 
 /* --- being connected to -------------------------------------------------------------------------------- */
@@ -321,8 +314,9 @@ static void refuse(struct exsi_socket *listener, const struct exsi_cm_event *ev,
 {
     uint8_t block[EXSI_REJECT_LEN];
     exsi_reject_encode(code, text, block);
-    exsi_log(&listener->group->ctx->log, EXSI_LOG_INFO, listener->handle, "connection refused: %s", text);
-    ops_of(listener)->cm_reject(ev->id, block, sizeof block);
+    if (code != EXSI_REJECT_VERBS)
+        exsi_log(&listener->group->ctx->log, EXSI_LOG_INFO, listener->handle, "connection refused: %s", text);
+    exsi_choice_of(listener, ev)->ops->cm_reject(ev->id, block, sizeof block);
 }
 
 static int accept_child(struct exsi_socket *child, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory,
@@ -351,7 +345,7 @@ void exsi_conn_go_on(struct exsi_socket *s, int rc, const struct exsi_ep_attr *a
     if (hello)
         child_failed(s, rc);
     else
-        exsi_conn_fail(s, -rc);
+        attempt_failed(s, -rc);
 }
 
 static void on_request(struct exsi_socket *listener, const struct exsi_cm_event *ev)
@@ -368,11 +362,15 @@ static void on_request(struct exsi_socket *listener, const struct exsi_cm_event 
         listener->reason[0] = '\0';
         return;
     }
+    if (hello.flags & EXSI_HELLO_VERBS && listener->also && ev->listener == listener->listener) {
+        refuse(listener, ev, EXSI_REJECT_VERBS, "dial verbs");
+        return;
+    }
     if (exsi_sock_new(listener->group, listener->family, listener->type, &listener->opt, &child) < 0) {
         refuse(listener, ev, EXSI_REJECT_BUSY, "out of memory");
         return;
     }
-    child->dev = atomic_load_explicit(&listener->dev, memory_order_relaxed);
+    atomic_store_explicit(&child->dev, exsi_choice_of(listener, ev), memory_order_relaxed);
     child->state = EXSI_SOCK_CONNECTING;
     child->parent = listener;
     listener->n_pending++;
@@ -405,6 +403,7 @@ void exsi_conn_early(struct exsi_endpoint *ep)
 
 void exsi_conn_dead(struct exsi_socket *s)
 {
+    if (s->state == EXSI_SOCK_CONNECTING && exsi_choice_retry(s)) return;
     s->dead = true;
     if (!s->attach.error) s->attach.error = s->ep->error;
     if (s->attach.error && !s->reason[0]) memcpy(s->reason, s->ep->reason, sizeof s->reason);

@@ -2,6 +2,7 @@
 /* Sockets: states, options, and the way from a name to a connected endpoint and back.
  *   socket.c    struct exsi_socket itself: making, finding, looking at it, its end
  *   conn.c      connect, listen, accept, and what connection management says
+ *   choice.c    which device carries a connection
  *   setup.c     the memory of a new connection, made without the lock
  *   close.c     shutdown, close, abort, cancel, and the bound on all of them
  *   xfer.c      sends and receives: memory, state checks, the way into the engine
@@ -43,8 +44,12 @@ struct exsi_socket {
     char path[16];
     char reason[EXSI_REASON_MAX];
     uint64_t conn_cookie;
-    struct exsi_cm_id *cm;    /* before the endpoint owns it */
-    struct exsi_setup *setup; /* its memory is being made; NULL: not, or nobody waits for it any more */
+    /* choice.c: "auto" */
+    struct exsi_device *better; /* what this connect may move to */
+    bool moving;                /* and is dialling now */
+    union exsi_addr target;     /* what was dialled */
+    struct exsi_cm_id *cm;      /* before the endpoint owns it */
+    struct exsi_setup *setup;   /* its memory is being made; NULL: not, or nobody waits for it any more */
     bool bound, send_shut, recv_shut;
     bool shut_asked; /* send_shut by shutdown or close, not only by a send's own flag */
     bool dead;       /* the connection is over: nothing of it is in flight */
@@ -52,6 +57,8 @@ struct exsi_socket {
     bool overdue; /* close_timeout ran out before the device had everything */
     /* listener */
     struct exsi_cm_id *listener;
+    struct exsi_cm_id *also; /* choice.c: on also_dev, same address */
+    struct exsi_device *also_dev;
     int backlog;
     struct exsi_list pending; /* sockets connected or in set-up, not accepted yet */
     struct exsi_list pending_node;
@@ -109,6 +116,27 @@ void exsi_conn_dead(struct exsi_socket *s);
 /* The memory is there, or rc says why not: make the endpoint, and connect or (hello: the peer's) accept. */
 void exsi_conn_go_on(struct exsi_socket *s, int rc, const struct exsi_ep_attr *attr, struct exsi_ep_memory *memory,
                      const struct exsi_hello *hello);
+
+struct exsi_cm_options exsi_conn_options(const struct exsi_socket *s);
+
+/* --- choice.c ------------------------------------------------------------------------------- */
+/* The device that was asked for, or the one on which everybody meets; and the group's part of it. */
+EXSI_MUST_CHECK int exsi_choice_first(struct exsi_socket *s, struct exsi_part **part);
+/* Begin to connect: RESOLVED or FAILED follows. */
+EXSI_MUST_CHECK int exsi_choice_dial(struct exsi_socket *s, const union exsi_addr *peer);
+/* Does our hello offer the better device? */
+bool exsi_choice_offered(const struct exsi_socket *s);
+/* The listener said "dial verbs": true if we do (or dial soft again); the former id or endpoint is gone. */
+bool exsi_choice_move(struct exsi_socket *s);
+/* The connect failed: true if it begins anew on the device where everybody meets. */
+bool exsi_choice_retry(struct exsi_socket *s);
+/* Connected: it stays where it is. */
+void exsi_choice_settled(struct exsi_socket *s);
+/* Listen on the better device too, if that can be had; and no more. */
+void exsi_choice_listen(struct exsi_socket *s);
+void exsi_choice_unlisten(struct exsi_socket *s);
+/* The device that a request came in on. */
+struct exsi_device *exsi_choice_of(const struct exsi_socket *listener, const struct exsi_cm_event *ev);
 
 /* --- setup.c -------------------------------------------------------------------------------- */
 /* Make the memory that attr asks for once the lock is left, then exsi_conn_go_on.  -ENOMEM: it will not come. */

@@ -27,7 +27,7 @@ int exsi_reject_decode(const void *data, size_t len, struct exsi_reject *out)
     struct exsi_cursor c = exsi_cursor(data, len);
     EXSI_TRY(exsi_cursor_take(&c, &w, sizeof w));
     if (exsi_get32(w.magic) != EXSI_REJECT_MAGIC || w.version != BLOCK_VERSION) return -EPROTO;
-    if (w.code < EXSI_REJECT_PROTOCOL || w.code > EXSI_REJECT_PATH || w.text_len > EXSI_REJECT_TEXT) return -EPROTO;
+    if (w.code < EXSI_REJECT_PROTOCOL || w.code > EXSI_REJECT_VERBS || w.text_len > EXSI_REJECT_TEXT) return -EPROTO;
     out->code = (enum exsi_reject_code)w.code;
     for (size_t i = 0; i < w.text_len; i++)
         out->text[i] = w.text[i] >= 0x20 && w.text[i] < 0x7f ? (char)w.text[i] : '?';
@@ -40,7 +40,8 @@ int exsi_reject_errno(enum exsi_reject_code code)
     switch (code) {
     case EXSI_REJECT_PROTOCOL:
     case EXSI_REJECT_TYPE: return EPROTO;
-    case EXSI_REJECT_BUSY: return ECONNREFUSED;
+    case EXSI_REJECT_BUSY:
+    case EXSI_REJECT_VERBS: return ECONNREFUSED;
     case EXSI_REJECT_PATH: return EOPNOTSUPP;
     }
     return ECONNREFUSED;

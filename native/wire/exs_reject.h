@@ -15,6 +15,7 @@ enum exsi_reject_code {
     EXSI_REJECT_TYPE = 2,     /* STREAM meets SEQPACKET */
     EXSI_REJECT_BUSY = 3,     /* backlog full, or no resources */
     EXSI_REJECT_PATH = 4,     /* a path that was asked for is not to be had */
+    EXSI_REJECT_VERBS = 5,    /* the request offered it: dial the same address by rdma_cm */
 };
 
 struct exsi_reject {

@@ -14,7 +14,12 @@
 #define EXSI_PROTOCOL_VERSION 1
 #define EXSI_MIN_CREDITS      8
 
-enum exsi_hello_flag { EXSI_HELLO_STREAM = 1, EXSI_HELLO_SEQPACKET = 2, EXSI_HELLO_IMMEDIATE = 4 };
+enum exsi_hello_flag {
+    EXSI_HELLO_STREAM = 1,
+    EXSI_HELLO_SEQPACKET = 2,
+    EXSI_HELLO_IMMEDIATE = 4,
+    EXSI_HELLO_VERBS = 8
+};
 
 struct exsi_hello {
     uint8_t version, min_version;
