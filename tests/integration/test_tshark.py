@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,21 @@ from pathlib import Path
 import pytest
 import rawpeer as rp
 import rawwire as rw
-from judge import NOT_IN_RFC_5044, REPLY, REQUEST, SEND, SEND_SE, TERMINATE, WRITE, Capture, Verdict, find_tshark, judge
+from judge import (
+    NOT_IN_RFC_5044,
+    READ_REQUEST,
+    READ_RESPONSE,
+    REPLY,
+    REQUEST,
+    SEND,
+    SEND_SE,
+    TERMINATE,
+    WRITE,
+    Capture,
+    Verdict,
+    find_tshark,
+    judge,
+)
 from otherprocess import Other
 from rawpeer import TcpLink
 from rawwire import Terminated
@@ -131,6 +146,12 @@ def test_all_that_is_sent_is_iwarp(namespace: str, tmp_path: Path, what: str, cr
     assert (v.good_crcs, v.bad_crcs) == (fpdus if crc == "yes" else 0, 0)
 
 
+def read(link: TcpLink, msn: int, nbytes: int) -> bytes:
+    """A read request, into a place that tshark should print again."""
+    wanted = struct.pack(">IQIIQ", 0x1234_5678, 0x1000, nbytes, 0, 0)
+    return link.untagged(msn, wanted, qn=1, opcode=rw.READ_REQUEST)
+
+
 @dataclass(frozen=True)
 class Breach:
     """Something forbidden, and the layer, type and code of the Terminate for it."""
@@ -144,7 +165,8 @@ BREACHES = {
     "a key of nobody": Breach(lambda link: link.tagged(0x77, 0, b"x" * 50), (1, 1, 0)),
     "a message number too high": Breach(lambda link: link.untagged(link.msn + 1, b"x" * 48), (1, 2, 3)),
     "a message longer than the receive": Breach(lambda link: link.untagged(link.msn, b"x" * 2000), (1, 2, 5)),
-    "a read request": Breach(lambda link: link.untagged(1, bytes(28), qn=1, opcode=rw.READ_REQUEST), (0, 2, 6)),
+    "a read of bytes": Breach(lambda link: read(link, 1, 100), (0, 2, 6)),
+    "a read with a number too high": Breach(lambda link: read(link, 2, 0), (1, 2, 3)),
     "a CRC that is wrong": Breach(lambda link: link.tagged(0, 0, b""), (2, 0, 2), crc=True),
     "a CRC that is wrong behind a message": Breach(lambda link: link.untagged(link.msn, b"x" * 9), (2, 0, 2), crc=True),
 }
@@ -175,3 +197,27 @@ def test_the_terminate_for_a_breach_is_one(stream: Victim, tmp_path: Path, breac
     assert v.to_client.fpdus[-1].opcode == TERMINATE
     assert v.to_client.decoded_bytes == v.to_client.tcp_bytes
     assert v.bad_crcs == (1 if breach.crc else 0)  # the judge does not take everything for good
+
+
+def test_the_answer_to_an_empty_read_is_one(stream: Victim, tmp_path: Path) -> None:
+    find_tshark()
+    port = stream.address[1]
+    with Capture(tmp_path / "iwarp.pcapng", only=f"tcp port {port}") as capture:
+        fd, agreed = stream.accept(rp.connect)
+        link = agreed.link
+        assert isinstance(link, TcpLink)
+
+        def asks() -> None:
+            for msn in (1, 2):
+                link.raw(link.fpdu(read(link, msn, 0)))
+                while (answer := link.segment()).opcode != rw.READ_RESPONSE:
+                    pass
+                assert (answer.stag, answer.to, answer.payload) == (0x1234_5678, 0x1000, b"")
+            link.close()
+
+        stream.during(asks)
+        stream.close(fd)
+    v = judge(capture.file, port)
+    assert v.complaints <= NOT_IN_RFC_5044
+    assert v.to_server.count(READ_REQUEST) == v.to_client.messages(READ_RESPONSE) == 2
+    assert v.to_client.decoded_bytes == v.to_client.tcp_bytes

@@ -23,7 +23,7 @@ import pytest
 TIMEOUT = 20.0
 MARK = b"exs: the capture ends here"
 
-WRITE, SEND, SEND_SE, TERMINATE = 0, 3, 5, 7
+WRITE, READ_REQUEST, READ_RESPONSE, SEND, SEND_SE, TERMINATE = 0, 1, 2, 3, 5, 7
 REQUEST, REPLY = "MPA Request Frame", "MPA Reply Frame"
 
 # rpcordma takes SENDs of some lengths for its own.  The rest is for streams whose FPDUs span segments and whose
@@ -88,7 +88,7 @@ class Fpdu:
 
     @property
     def payload(self) -> int:
-        return self.ulpdu - (14 if self.opcode == WRITE else 18)
+        return self.ulpdu - (14 if self.opcode in (WRITE, READ_RESPONSE) else 18)
 
 
 @dataclass
