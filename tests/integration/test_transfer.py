@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -262,30 +263,27 @@ def wait_for(condition, seconds: float = 20.0) -> None:
 
 @pytest.fixture
 def endless(tmp_path):
-    """A source that takes long to send: sparse, so it takes no space here."""
+    """A source that takes long to send: sparse, so it takes no space here; the server wants to see room for it."""
     source = tmp_path / "endless"
     with open(source, "wb") as file:
-        file.truncate(64 << 30)
+        file.truncate(min(64 << 30, shutil.disk_usage(tmp_path).free * 3 // 4))
     return source
 
 
-@pytest.fixture
-def no_space_check(tmp_path):
-    if shutil.disk_usage(tmp_path).free < 70 << 30:
-        pytest.skip("needs root")
-
-
-def start_put(source: Path, server: Serving, path: str) -> subprocess.Popen[str]:
-    command = [*EXS, "put", str(source), server.address, "--path", path, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_client_that_is_killed_leaves_nothing_at_the_server(tmp_path, path, endless, no_space_check):
+@contextmanager
+def putting_endless(tmp_path: Path, endless: Path, path: str) -> Iterator[tuple[Path, Serving, subprocess.Popen[str]]]:
+    """A client in the middle of a file: what is served, the server, the client."""
     served = tmp_path / "served"
     served.mkdir()
     with serving(served) as server:
-        putting = start_put(endless, server, path)
+        command = [*EXS, "put", str(endless), server.address, "--path", path, "--json"]
+        putting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: any(part.stat().st_size > MIB for part in left_over(served)))
+        yield served, server, putting
+
+
+def test_a_client_that_is_killed_leaves_nothing_at_the_server(tmp_path, path, endless):
+    with putting_endless(tmp_path, endless, path) as (served, server, putting):
         putting.kill()
         putting.communicate()
         wait_for(lambda: left_over(served) == [])
@@ -297,12 +295,40 @@ def test_a_client_that_is_killed_leaves_nothing_at_the_server(tmp_path, path, en
     assert os.listdir(served) == [os.path.basename(__file__)]
 
 
-def test_a_server_that_is_killed_ends_the_client(tmp_path, path, endless, no_space_check):
-    served = tmp_path / "served"
-    served.mkdir()
-    with serving(served) as server:
-        putting = start_put(endless, server, path)
-        wait_for(lambda: any(part.stat().st_size > MIB for part in left_over(served)))
+def test_what_a_killed_server_left_is_removed_by_the_next_one(tmp_path, path, endless):
+    with putting_endless(tmp_path, endless, path) as (served, server, putting):
+        (served / "sub").mkdir()
+        (served / "sub" / ".exs-notes.part").write_text("the user's own")
+        server.process.kill()
+        server.process.communicate()
+        putting.communicate(timeout=BOUND)
+        (left,) = (p for p in left_over(served) if p.parent == served)
+    with serving(served) as second:
+        wait_for(lambda: not left.exists())
+        run("put", __file__, second.address)
+        events = second.stop()
+    (cleared,) = (e for e in events if e["event"] == "cleared")
+    assert cleared["path"] == left.name
+    assert cleared["bytes"] > MIB
+    assert (served / "sub" / ".exs-notes.part").read_text() == "the user's own"
+
+
+def test_a_second_server_leaves_alone_what_the_first_one_receives(tmp_path, path, endless):
+    with putting_endless(tmp_path, endless, path) as (served, server, putting):
+        with serving(served) as second:
+            run("put", __file__, second.address, "--to", "second")
+            assert [e for e in second.stop() if e["event"] == "cleared"] == []
+        (part,) = left_over(served)
+        size = part.stat().st_size
+        wait_for(lambda: part.stat().st_size > size)
+        putting.kill()
+        putting.communicate()
+        wait_for(lambda: left_over(served) == [])
+        server.stop()
+
+
+def test_a_server_that_is_killed_ends_the_client(tmp_path, path, endless):
+    with putting_endless(tmp_path, endless, path) as (_, server, putting):
         server.process.kill()
         out, err = putting.communicate(timeout=BOUND)
     record = json.loads(out)
@@ -310,12 +336,8 @@ def test_a_server_that_is_killed_ends_the_client(tmp_path, path, endless, no_spa
     assert record["failed"][0]["path"] == "endless"
 
 
-def test_ctrl_c_ends_a_client_and_leaves_nothing(tmp_path, endless, no_space_check):
-    served = tmp_path / "served"
-    served.mkdir()
-    with serving(served) as server:
-        putting = start_put(endless, server, "auto")
-        wait_for(lambda: any(part.stat().st_size > MIB for part in left_over(served)))
+def test_ctrl_c_ends_a_client_and_leaves_nothing(tmp_path, endless):
+    with putting_endless(tmp_path, endless, "auto") as (served, _, putting):
         putting.send_signal(signal.SIGINT)
         _, err = putting.communicate(timeout=BOUND)
         assert putting.returncode == 130, err

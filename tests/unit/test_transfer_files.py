@@ -8,11 +8,11 @@ import os
 import stat
 
 import pytest
+from digests import BLAKE, digest_of
 
-from exs.cli.transfer import protocol
+from exs.cli.transfer import leftovers, paths, protocol
 from exs.cli.transfer.paths import Root, printable, split_path
 from exs.cli.transfer.protocol import (
-    DigestKind,
     Entry,
     FrameType,
     Kind,
@@ -20,15 +20,6 @@ from exs.cli.transfer.protocol import (
     ViolationError,
 )
 from exs.cli.transfer.receiver import Receiver
-
-BLAKE = DigestKind.BLAKE2B_128
-
-
-def digest_of(data: bytes) -> bytes:
-    hasher = protocol.new_hasher(BLAKE)
-    hasher.update(memoryview(data))
-    return hasher.digest()
-
 
 # --- paths --------------------------------------------------------------------------------------------------
 
@@ -113,14 +104,14 @@ def test_a_listing_names_what_it_leaves_out(tree):
     root, where = tree
     (where / "in" / "d").mkdir()
     (where / "in" / "d" / "f").write_bytes(b"12")
-    (where / "in" / ".exs-0123.part").write_bytes(b"")
+    (where / "in" / ".exs-0123456789abcdef.part").write_bytes(b"")
     found = {entry.path: entry for entry in root.list(())}
     assert {path for path, entry in found.items() if entry.kind == Kind.SKIPPED} == {
         b"dirlink", b"filelink", b"dangling", b"fifo",
     }  # fmt: skip
     assert found[b"d/f"].size == 2
     assert found[b"d"].kind == Kind.DIRECTORY
-    assert b".exs-0123.part" not in found
+    assert b".exs-0123456789abcdef.part" not in found
     for refused in (b"filelink", b"dirlink/secret", b"fifo", b"nothing"):
         with pytest.raises(TransferError):
             list(root.list(split_path(refused)))
@@ -131,6 +122,54 @@ def test_a_discarded_file_leaves_nothing(tree):
     before = sorted(os.listdir(where / "in"))
     root.create((b"x",), 0o644).discard()
     assert sorted(os.listdir(where / "in")) == before
+
+
+def test_leftovers_are_removed_and_nothing_else(tree, tmp_path):
+    root, where = tree[0], tree[1] / "in"
+    live = root.create((b"deep", b"live"), 0o644)
+    names = ["deep/.exs-0123456789abcdef.part", ".exs-fedcba9876543210.part"]
+    for name in names:
+        (where / name).write_bytes(b"abc")
+    others = [".exs-0123.part", ".exs-0123456789abcdeg.part", "x.exs-0123456789abcdef.part"]
+    for name in others:
+        (where / name).write_bytes(b"mine")
+    (where / ".exs-1111111111111111.part").mkdir()
+    (where / ".exs-2222222222222222.part").symlink_to(tmp_path / "elsewhere")
+    outside = tmp_path / "outside-tree"
+    outside.mkdir()
+    (outside / names[1]).write_bytes(b"abc")
+    (where / "link").symlink_to(outside)
+    found = [leftover for step in leftovers.clear(root) for leftover in step]
+    assert len(found) == 2
+    assert set(found) == {leftovers.Leftover(os.fsencode(name), 3) for name in names}
+    assert all((where / name).exists() for name in others)
+    assert (where / ".exs-1111111111111111.part").is_dir()
+    assert (where / ".exs-2222222222222222.part").is_symlink()
+    assert (outside / names[1]).exists()
+    live.commit()
+    assert (where / "deep" / "live").exists()
+
+
+def test_a_file_taken_for_a_leftover_while_it_is_made_is_made_again(tree, monkeypatch):
+    root, where = tree[0], tree[1] / "in"
+    real, calls = paths.lock, []
+
+    def cleared_in_between(fd: int) -> bool | None:
+        calls.append(fd)
+        if len(calls) == 1:
+            assert [s for step in leftovers.clear(root) for s in step]
+        if len(calls) == 2:
+            with open(f"/proc/self/fd/{fd}") as other:
+                assert real(other.fileno())
+                return real(fd)
+        return real(fd)
+
+    monkeypatch.setattr(paths, "lock", cleared_in_between)
+    temporary = root.create((b"made",), 0o600)
+    os.write(temporary.fd, b"whole")
+    temporary.commit()
+    assert (where / "made").read_bytes() == b"whole"
+    assert len(calls) == 3
 
 
 def test_no_descriptor_is_left_by_refusals(tree):

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
+from itertools import chain, islice
 from typing import TYPE_CHECKING, cast
 
 import trio
 
 import exs
 from exs.cli.common import Address, endpoint_text, options_of
-from exs.cli.transfer import client, server
+from exs.cli.transfer import client, leftovers, server
 from exs.cli.transfer.link import HOLD_US, LINK_ERRORS, ExsLink, lost, open_link
 from exs.cli.transfer.paths import Root, printable
 from exs.cli.transfer.progress import make_progress
@@ -28,6 +29,9 @@ from exs.cli.transfer.summary import EXIT_CONNECTION, EXIT_OK, EXIT_SOME_FAILED,
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncGenerator
+
+DIRECTORIES_AT_ONCE = 64
+"""That are looked through for leftovers in one step on a thread."""
 
 
 def transfer_options(options: exs.Options) -> exs.Options:
@@ -107,6 +111,8 @@ def _report_text(event: dict[str, object]) -> None:
     if event["event"] == "refused":
         error = event["error"]
         print(f"{event['peer']}: refused: {error['reason'] if isinstance(error, dict) else ''}", file=sys.stderr)
+    if event["event"] == "cleared":
+        print(f"removed {event['path']}, {event['bytes']} bytes, left by a process that was killed", file=sys.stderr)
     if event["event"] != "connection":
         return
     failed = event["failed"]
@@ -130,6 +136,14 @@ async def _until_signal(scope: trio.CancelScope) -> None:
         async for _ in signals:
             scope.cancel()
             return
+
+
+async def _clear(root: Root, report: server.Report) -> None:
+    """Remove what killed processes left in the served directory, while clients are served."""
+    steps = leftovers.clear(root)
+    while some := await trio.to_thread.run_sync(list, islice(steps, DIRECTORIES_AT_ONCE)):
+        for left in chain.from_iterable(some):
+            report({"event": "cleared", "path": printable(left.path), "bytes": left.size})
 
 
 async def _serve(args: argparse.Namespace, root: Root) -> None:
@@ -159,6 +173,8 @@ async def _serve(args: argparse.Namespace, root: Root) -> None:
         print(f"serving {name}{about} on {', '.join(addresses)}", file=sys.stderr, flush=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, listeners)
+        if not args.read_only:
+            nursery.start_soon(_clear, root, report)
         await _until_signal(nursery.cancel_scope)
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
 from dataclasses import dataclass
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
 MAX_NAME = 255
 MAX_DEPTH = 128
-TEMPORARY_PREFIX = b".exs-"
-TEMPORARY_SUFFIX = b".part"
+TEMPORARY = re.compile(rb"\.exs-[0-9a-f]{16}\.part")
+"""The names of files that are being received; see ``Temporary``."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -106,19 +108,46 @@ class OpenFile:
             raise TransferError(errno.ESTALE, "the file changed while it was being sent")
 
 
+def lock(fd: int) -> bool | None:
+    """Whether we hold the file's lock now; ``None`` where the file system has none.
+
+    The kernel lets go of it when the last descriptor goes, however the process ends: so a file that nobody holds
+    belongs to nobody.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 class Temporary:
-    """A file being received: written under a temporary name, then ``commit`` or ``discard``, once."""
+    """A file being received: written under a temporary name, then ``commit`` or ``discard``, once.
+
+    It is locked while it is open, which tells it from one that a killed process left (``leftovers``).
+    """
 
     def __init__(self, parent: int, name: bytes, mode: int) -> None:
         self._parent = os.dup(parent)
         self._name = name
         self._mode = mode
-        self._temporary = TEMPORARY_PREFIX + secrets.token_hex(8).encode() + TEMPORARY_SUFFIX
         try:
-            self.fd: int = os.open(self._temporary, _CREATE, 0o600, dir_fd=self._parent)
+            while not self._create():
+                pass
         except BaseException:
             os.close(self._parent)
             raise
+
+    def _create(self) -> bool:
+        """Make the file and lock it; false if somebody who clears up was in between and took it for a leftover."""
+        self._temporary = b".exs-" + secrets.token_hex(8).encode() + b".part"
+        self.fd: int = os.open(self._temporary, _CREATE, 0o600, dir_fd=self._parent)
+        if lock(self.fd) is not False and os.fstat(self.fd).st_nlink > 0:
+            return True
+        os.close(self.fd)
+        return False
 
     def commit(self) -> None:
         """Gives the file its mode and its name; what had the name before is replaced in one step."""
@@ -288,7 +317,7 @@ class Root:
             for name, facts in found:
                 if stat.S_ISDIR(facts.st_mode):
                     stack.append((*parts, name))
-                elif not (name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)):
+                elif not TEMPORARY.fullmatch(name):
                     yield describe((*parts, name), facts)
 
 
