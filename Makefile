@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lab lab-shell lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' $(MAKEFILE_LIST)
 
 .venv/%.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("exs needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -21,6 +21,16 @@ demo: .venv/demo.stamp  ## a server and a client move 1 GiB and 2,000 files; clo
 
 test: .venv/test.stamp  ## everything that runs without the lab
 	@$(BIN)/python tests/run.py test
+
+lab: .venv/test.stamp  ## virtual machines with soft-RoCE and soft-iWARP; ARGS="-k name", ARGS="--only rxe"
+	@$(BIN)/python tests/lab/run.py setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
+	@$(BIN)/python tests/lab/run.py test $(ARGS)
+
+lab-shell: .venv/test.stamp  ## a shell in such a machine
+	@$(BIN)/python tests/lab/run.py setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
+	@$(BIN)/python tests/lab/run.py shell
 
 lint: .venv/lint.stamp  ## formatters, linters, type checkers, warnings of two compilers
 	@$(BIN)/python tests/run.py lint

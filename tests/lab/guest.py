@@ -154,7 +154,8 @@ class Guest:
             "smc": "1" if shape.smc else "",
         }
         (self.folder / "settings").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in settings.items()))
-        (self.folder / "job.sh").write_text(job.script())
+        here = f"export EXS_LAB_JOB={shlex.quote(str(self.folder))}\n"
+        (self.folder / "job.sh").write_text(here + job.script())
         (self.folder / "initramfs").write_bytes(initramfs.build(kernel, self.folder, STAGE2))
         terminal = "stdio,signal=off"
         self._qemu = subprocess.Popen(

@@ -57,6 +57,11 @@ class Pair:
                 self._second.discard()
                 self._second = self._boot_second()
 
+    @property
+    def folder(self) -> Path:
+        """The first guest's."""
+        return self.first.folder
+
     def wait(self) -> int:
         """As of the first guest."""
         try:

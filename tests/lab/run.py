@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The lab's command line: ``python tests/lab/run.py exec -- CMD...``, ``shell``, ``setup``."""
+"""The lab's command line: ``python tests/lab/run.py test|exec|shell|setup``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import guest
 import kernel
 import packages
 import pair
+import suites
 
 
 def default_venv() -> Path:
@@ -25,6 +27,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tests/lab/run.py", description="virtual machines with soft-RoCE and soft-iWARP")
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("setup", help="packages, kernel and modules; boots nothing")
+    test = verbs.add_parser("test", help="pytest in guests; further arguments are pytest's")
+    test.add_argument("--venv", type=Path, default=default_venv(), help="whose pytest and exs (%(default)s)")
+    test.add_argument("--only", action="append", choices=[s.name for s in suites.SUITES], help="this suite")
     for name, what in (("exec", "run one command in a guest"), ("shell", "a shell in a guest")):
         one = verbs.add_parser(name, help=what)
         one.add_argument("--venv", type=Path, default=default_venv(), help="whose programs come first (%(default)s)")
@@ -70,13 +75,61 @@ def one_job(options: argparse.Namespace) -> int:
     return status
 
 
+def one_suite(suite: suites.Suite, venv: Path, arguments: list[str]) -> suites.Verdict:
+    """Boot what it takes, run it, look at its report."""
+    print(f"\n=== lab: {suite.name} on {suite.device or 'every device'}, {suite.guests} guest(s)", flush=True)
+    report = guest.BUILD / f"{suite.name}.xml"
+    report.unlink(missing_ok=True)
+    command = suites.pytest_command(suite, Path("/var/tmp/junit.xml"), arguments)
+    # A shell around it: the report is made in the guest's memory, and brought out whole.
+    shell = '"$@"; status=$?; cp /var/tmp/junit.xml "$EXS_LAB_JOB/"; exit $status'
+    job = guest.Job(
+        command=["sh", "-c", shell, "pytest", *command],
+        env=suites.environment(suite),
+        venv=venv,
+        timeout=60 * suite.minutes,
+    )
+    start = time.monotonic()
+    machine = (pair.Pair if suite.guests == 2 else guest.Guest)(kernel.ensure(), job)
+    try:
+        status = machine.wait()
+        made = machine.folder / "junit.xml"
+        if made.exists():
+            report.write_bytes(made.read_bytes())
+    except guest.Failed as problem:
+        print(f"lab: {problem}", flush=True)
+        return suites.Verdict(suite.name, time.monotonic() - start, problems=[str(problem).partition(";")[0]])
+    finally:
+        machine.kill()
+    machine.discard()
+    text = report.read_text() if report.exists() else None
+    return suites.judge(suite, status, text, time.monotonic() - start, partly=bool(arguments))
+
+
+def test(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Every suite, one after the other, and a table."""
+    chosen = [s for s in suites.SUITES if not options.only or s.name in options.only]
+    verdicts = [one_suite(suite, options.venv.absolute(), arguments) for suite in chosen]
+    print("\n=== lab")
+    for verdict in verdicts:
+        print(verdict)
+    passed = sum(v.passed for v in verdicts)
+    failed = sum(v.failed + len(v.problems) for v in verdicts)
+    print(f"{passed} passed, {failed} failed, {sum(v.skipped for v in verdicts)} skipped", flush=True)
+    return 0 if passed and not failed else 1
+
+
 def main() -> int:
-    options = parser().parse_args()
+    options, rest = parser().parse_known_args()
+    if rest and options.verb != "test":
+        parser().error(f"unknown: {' '.join(rest)}")
     try:
         packages.ensure()
         if options.verb == "setup":
             print(f"lab: kernel {kernel.ensure().release} in {kernel.CACHE}")
             return 0
+        if options.verb == "test":
+            return test(options, rest)
         return one_job(options)
     except (packages.Missing, guest.Failed) as problem:
         print(f"lab: {problem}", file=sys.stderr)

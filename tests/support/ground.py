@@ -33,6 +33,26 @@ HOST, HOST6 = {
 if VERBS:
     os.environ["EXS_DEVICE"] = "verbs"  # also of the processes that tests start
 
+# Tests of the soft device itself: its wire, its shared memory, its sockets.  The rest runs on every device.
+ABOUT_SOFT = (
+    "test_hostile_iwarp",
+    "test_hostile_rendezvous",
+    "test_hostile_setup",
+    "test_hostile_shm",
+    "test_wire_iwarp",
+    "test_tshark",
+    "test_proxy",
+    "test_hosts",
+    "test_limits",
+    "test_memory_budget",
+    "test_readme",
+)
+
+
+def is_about_soft(test: str) -> bool:
+    """Whether a test of that name can run on soft only."""
+    return any(f"/{name}" in test or f"::{name}" in test for name in ABOUT_SOFT)
+
 
 def name_of(path: str) -> str:
     """What a test on that path is called."""

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What ``make lab`` runs: which tests, on which device, in how many guests; and the verdict on their reports.
+
+An empty run is a failure: a suite that selects no test fails unless somebody asked for a part of it by ``-k``.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# A skip for any other reason would hide tests that do not run.
+ALLOWED_SKIPS = (r"hard limit of open files", r"needs Python 3\.\d+", r"no huge pages", r"needs root")
+NO_TESTS = 5
+"""The exit status of pytest when it has selected none."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One run of pytest in a guest."""
+
+    name: str
+    device: str
+    tests: Sequence[str]
+    least: int
+    """It has at least so many tests."""
+    guests: int = 1
+    minutes: float = 8.0
+
+
+SMOKE = [f"tests/integration/test_{name}.py" for name in ("sockets", "streams", "zero_copy")]
+
+SUITES = (
+    Suite("rxe", "verbs/rxe", ["tests/integration"], 200),
+    Suite("siw", "verbs/siw", ["tests/integration"], 200),
+    Suite("shm", "soft/shm", SMOKE, 80),
+    Suite("tcp", "soft/tcp", SMOKE, 40),
+    Suite("pair", "", ["tests/lab"], 1, guests=2),
+)
+
+
+def pytest_command(suite: Suite, report: Path, arguments: Sequence[str]) -> list[str]:
+    """How pytest is called in the guest."""
+    return [
+        *("pytest", "-q", "-p", "no:cacheprovider", "--timeout=240", "--tb=short", "--color=no"),
+        f"--junitxml={report}",
+        f"--override-ini=junit_suite_name={suite.name}",
+        *suite.tests,
+        *arguments,
+    ]
+
+
+def environment(suite: Suite) -> dict[str, str]:
+    """What tells the tests where they are."""
+    device = {"EXS_TEST_DEVICE": suite.device} if suite.device else {}
+    return {**device, "EXS_TEST_SCALE": "small"}
+
+
+@dataclass
+class Verdict:
+    """What a suite did."""
+
+    name: str
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.failed and not self.problems
+
+    def __str__(self) -> str:
+        counts = f"{self.passed:>5} passed {self.failed:>4} failed {self.skipped:>4} skipped"
+        return f"  {self.name:<8} {counts} {self.seconds:>7.1f} s" + "".join(f"\n    {p}" for p in self.problems)
+
+
+def judge(suite: Suite, status: int, report: str | None, seconds: float, *, partly: bool) -> Verdict:
+    """The verdict on a run.
+
+    Args:
+        suite: What was run.
+        status: pytest's exit status.
+        report: The text of its report, if it wrote one.
+        seconds: How long it took.
+        partly: Whether somebody asked for a part of the tests only.
+    """
+    verdict = Verdict(suite.name, seconds)
+    if report is None:
+        verdict.problems.append(f"no report was written (exit status {status})")
+        return verdict
+    cases = list(ET.fromstring(report).iter("testcase"))
+    skips = [s.get("message") or s.text or "" for c in cases for s in c.iter("skipped")]
+    verdict.failed = sum(1 for c in cases if c.find("failure") is not None or c.find("error") is not None)
+    verdict.skipped = len(skips)
+    verdict.passed = len(cases) - verdict.failed - verdict.skipped
+    strange = sorted({s for s in skips if not any(re.search(a, s) for a in ALLOWED_SKIPS)})
+    verdict.problems += [f"skipped for a reason that is not allowed: {reason}" for reason in strange]
+    if partly:
+        if status not in (0, NO_TESTS) and not verdict.failed:
+            verdict.problems.append(f"pytest ended with status {status}")
+        return verdict
+    if verdict.passed < suite.least:
+        verdict.problems.append(f"{verdict.passed} tests passed, fewer than the {suite.least} it is known to have")
+    if status and not verdict.failed:
+        verdict.problems.append(f"pytest ended with status {status}")
+    return verdict
