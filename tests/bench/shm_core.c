@@ -141,7 +141,6 @@ static void serve(struct end *e, const struct ask *a)
         posted++;
     }
     check(exsi_send(e->ctx, e->sock, "ready", 8, 0, 0, 2, e->eq, &out), "send");
-    uint64_t sends = 0;
     while (got < a->count) {
         int n = drain(e);
         for (int i = 0; i < n; i++) {
@@ -151,18 +150,14 @@ static void serve(struct end *e, const struct ask *a)
                 post_recv(e, 0, a->size);
                 posted++;
             }
-            if (a->what == RTT) {
-                int rc = exsi_send(e->ctx, e->sock, e->buf, a->size, 0, e->mr, 2, e->eq, &out);
-                check(rc, "send");
-                sends += rc == 0;
-            }
+            if (a->what == RTT) check(exsi_send(e->ctx, e->sock, e->buf, a->size, 0, e->mr, 2, e->eq, &out), "send");
         }
     }
     publish(e);
     if (a->what == FLOW) check(exsi_send(e->ctx, e->sock, "done", 8, 0, 0, 2, e->eq, &out), "send");
 }
 
-static void server(int up, const exsi_options *opt, int type, bool allocated)
+static _Noreturn void server(int up, const exsi_options *opt, int type, bool allocated)
 {
     struct end e = {0};
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -314,31 +309,100 @@ static double flow_mibs(struct end *e, size_t size, double *indirect)
     return (double)count * (double)size / 1048576.0 / t;
 }
 
-int main(int argc, char **argv)
+struct how {
+    const char *path;
+    int type, rounds;
+    bool allocated;
+};
+
+static bool parse(struct how *h, int argc, char **argv)
 {
-    const char *path = "shm-vm";
-    int type = SOCK_STREAM, rounds = 5;
-    bool allocated = false;
-    exsi_options opt;
-    exsi_options_default(&opt);
+    *h = (struct how){"shm-vm", SOCK_STREAM, 5, false};
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--path") && i + 1 < argc)
-            path = argv[++i];
+            h->path = argv[++i];
         else if (!strcmp(argv[i], "--type") && i + 1 < argc)
-            type = !strcmp(argv[++i], "stream") ? SOCK_STREAM : SOCK_SEQPACKET;
+            h->type = !strcmp(argv[++i], "stream") ? SOCK_STREAM : SOCK_SEQPACKET;
         else if (!strcmp(argv[i], "--rounds") && i + 1 < argc)
-            rounds = atoi(argv[++i]);
+            h->rounds = atoi(argv[++i]);
         else if (!strcmp(argv[i], "--seconds") && i + 1 < argc)
             seconds = atof(argv[++i]);
         else if (!strcmp(argv[i], "--allocated"))
-            allocated = true;
+            h->allocated = true;
         else
-            return fprintf(stderr, "usage: shm_core [--path P] [--type T] [--rounds N] [--seconds S] [--allocated]\n"),
-                   2;
+            return false;
     }
-    if (rounds < 1 || rounds > MAX_ROUNDS) rounds = 5;
-    opt.path = !strcmp(path, "tcp") ? EXSI_PATH_TCP : !strcmp(path, "shm-ring") ? EXSI_PATH_SHM_RING : EXSI_PATH_SHM_VM;
+    if (h->rounds < 1 || h->rounds > MAX_ROUNDS) h->rounds = 5;
+    return true;
+}
 
+/* One value a round, of each figure. */
+struct figures {
+    double rtt[MAX_ROUNDS], rate[MAX_ROUNDS], batch[MAX_ROUNDS];
+    double exs[N_SIZES][MAX_ROUNDS], writev[N_SIZES][MAX_ROUNDS], copy[N_SIZES][MAX_ROUNDS],
+        indirect[N_SIZES][MAX_ROUNDS];
+};
+
+static void measure(struct figures *f, struct end *e, pid_t sleeper, uint8_t *a, uint8_t *b, int rounds)
+{
+    for (int r = -1; r < rounds; r++) { /* one to warm up */
+        int k = r < 0 ? 0 : r;
+        f->rtt[k] = rtt_us(e, 64, r < 0 ? 1000 : (uint64_t)(seconds * 4e5));
+        uint64_t n = r < 0 ? 10000 : (uint64_t)(seconds * 3e6);
+        f->rate[k] = (double)n / flow(e, 64, n, DEPTH, false);
+        f->batch[k] = (double)n / flow(e, 64, n, DEPTH, true);
+        for (int s = 0; s < N_SIZES; s++) {
+            f->writev[s][k] = vm_mibs(sleeper, a, b, sizes[s]);
+            f->exs[s][k] = flow_mibs(e, sizes[s], &f->indirect[s][k]);
+            f->copy[s][k] = memcpy_mibs(a, b, sizes[s]);
+        }
+    }
+}
+
+static void report(struct figures *f, const struct how *h, const char *path)
+{
+    printf("{\"path\": \"%s\", \"type\": \"%s\", \"allocated\": %s, \"rounds\": %d,\n \"rtt_64_us\": %.2f, "
+           "\"rate_64_per_s\": %.0f, "
+           "\"rate_64_batch_per_s\": %.0f,\n \"throughput_mib_s\": {",
+           path, h->type == SOCK_STREAM ? "stream" : "seqpacket", h->allocated ? "true" : "false", h->rounds,
+           median(f->rtt, h->rounds), median(f->rate, h->rounds), median(f->batch, h->rounds));
+    for (int s = 0; s < N_SIZES; s++) {
+        double t = median(f->exs[s], h->rounds), l = median(f->writev[s], h->rounds), c = median(f->copy[s], h->rounds);
+        printf("%s\n  \"%zu\": {\"exs\": %.0f, \"process_vm_writev\": %.0f, \"memcpy\": %.0f, \"to_writev\": %.2f, "
+               "\"to_memcpy\": %.2f, \"indirect\": %.2f}",
+               s ? "," : "", sizes[s], t, l, c, t / l, t / c, median(f->indirect[s], h->rounds));
+    }
+    printf("}}\n");
+}
+
+/* A process to write to, whose pages are there. */
+static pid_t start_sleeper(uint8_t *b)
+{
+    pid_t pid = fork();
+    if (pid != 0) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    memset(b, 3, BUF);
+    for (;;) pause();
+}
+
+static pid_t start_server(int up, exsi_options *opt, const struct how *h)
+{
+    pid_t pid = fork();
+    if (pid != 0) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    server(up, opt, h->type, h->allocated);
+}
+
+int main(int argc, char **argv)
+{
+    struct how h;
+    exsi_options opt;
+    exsi_options_default(&opt);
+    if (!parse(&h, argc, argv))
+        return fprintf(stderr, "usage: shm_core [--path P] [--type T] [--rounds N] [--seconds S] [--allocated]\n"), 2;
+    opt.path = !strcmp(h.path, "tcp")        ? EXSI_PATH_TCP
+               : !strcmp(h.path, "shm-ring") ? EXSI_PATH_SHM_RING
+                                             : EXSI_PATH_SHM_VM;
     int up[2];
     check(pipe(up), "pipe");
     uint8_t *a = mmap(NULL, BUF, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -346,52 +410,19 @@ int main(int argc, char **argv)
     memset(a, 1, BUF);
     memset(b, 2, BUF);
     counts = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    pid_t sleeper = fork();
-    if (sleeper == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        memset(b, 3, BUF);
-        for (;;) pause();
-    }
-    pid_t child = fork();
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        server(up[1], &opt, type, allocated);
-    }
+    pid_t sleeper = start_sleeper(b), child = start_server(up[1], &opt, &h);
     struct sockaddr_in addr;
     struct end e = {0};
     exsi_posted out;
     exsi_socket_info info;
-    end_open(&e, &opt, type, allocated);
+    end_open(&e, &opt, h.type, h.allocated);
     check(read(up[0], &addr, sizeof addr) == sizeof addr ? 0 : -EPIPE, "server");
     (void)result(&e, exsi_connect(e.ctx, e.sock, &addr, sizeof addr, 1, e.eq, &out), &out, "connect");
     check(exsi_socket_query(e.ctx, e.sock, &info), "query");
 
-    static double rtt[MAX_ROUNDS], rate[MAX_ROUNDS], batch[MAX_ROUNDS], thr[N_SIZES][MAX_ROUNDS],
-        lim[N_SIZES][MAX_ROUNDS], cpy[N_SIZES][MAX_ROUNDS], ind[N_SIZES][MAX_ROUNDS];
-    for (int r = -1; r < rounds; r++) { /* one to warm up */
-        int k = r < 0 ? 0 : r;
-        rtt[k] = rtt_us(&e, 64, r < 0 ? 1000 : (uint64_t)(seconds * 4e5));
-        uint64_t n = r < 0 ? 10000 : (uint64_t)(seconds * 3e6);
-        rate[k] = (double)n / flow(&e, 64, n, DEPTH, false);
-        batch[k] = (double)n / flow(&e, 64, n, DEPTH, true);
-        for (int s = 0; s < N_SIZES; s++) {
-            lim[s][k] = vm_mibs(sleeper, a, b, sizes[s]);
-            thr[s][k] = flow_mibs(&e, sizes[s], &ind[s][k]);
-            cpy[s][k] = memcpy_mibs(a, b, sizes[s]);
-        }
-    }
-    printf("{\"path\": \"%s\", \"type\": \"%s\", \"allocated\": %s, \"rounds\": %d,\n \"rtt_64_us\": %.2f, "
-           "\"rate_64_per_s\": %.0f, "
-           "\"rate_64_batch_per_s\": %.0f,\n \"throughput_mib_s\": {",
-           info.path, type == SOCK_STREAM ? "stream" : "seqpacket", allocated ? "true" : "false", rounds,
-           median(rtt, rounds), median(rate, rounds), median(batch, rounds));
-    for (int s = 0; s < N_SIZES; s++) {
-        double t = median(thr[s], rounds), l = median(lim[s], rounds), c = median(cpy[s], rounds);
-        printf("%s\n  \"%zu\": {\"exs\": %.0f, \"process_vm_writev\": %.0f, \"memcpy\": %.0f, \"to_writev\": %.2f, "
-               "\"to_memcpy\": %.2f, \"indirect\": %.2f}",
-               s ? "," : "", sizes[s], t, l, c, t / l, t / c, median(ind[s], rounds));
-    }
-    printf("}}\n");
+    static struct figures f;
+    measure(&f, &e, sleeper, a, b, h.rounds);
+    report(&f, &h, info.path);
     struct ask quit = {.what = QUIT};
     (void)result(&e, exsi_send(e.ctx, e.sock, &quit, sizeof quit, 0, 0, 2, e.eq, &out), &out, "send");
     int status;

@@ -10,32 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from endings import cancelled, only_sending_is_over, rest_of
 from ground import HOST
 
 import exs
 from exs.testing import PoisonedBuffer, message_pair, stream_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    pass
 
 Streams = tuple[exs.SocketStream, exs.SocketStream]
 Channels = tuple[exs.MessageChannel, exs.MessageChannel]
 MIB = 1 << 20
-
-
-async def cancelled(call: Callable[[], Awaitable[object]]) -> None:
-    """The call blocks, and ends by Cancelled when it is cancelled."""
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-
-            async def stop() -> None:
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-
-            nursery.start_soon(stop)
-            await call()
-            raise AssertionError("it did not block")
-    assert scope.cancelled_caught
 
 
 # --- before the post
@@ -98,16 +84,7 @@ async def test_a_send_that_was_partly_given_ends_the_direction(options: exs.Opti
         with exs.MemoryRegion(bytearray(data)) as region:
             await cancelled(lambda: a.send_all(region))
             assert region.in_use == 0
-        with pytest.raises(trio.BrokenResourceError):
-            await a.send_all(b"x")
-        with pytest.raises(trio.BrokenResourceError):
-            await a.send_all(b"x")
-        await b.send_all(b"the other way is open")
-        assert await a.receive_some() == b"the other way is open"
-        await a.aclose()
-        got = bytearray()
-        while more := await b.receive_some():
-            got += more
+        got = await only_sending_is_over(a, b)
         assert 0 < len(got) < len(data)
         assert data.startswith(got)
 
@@ -123,9 +100,7 @@ async def test_send_eof_and_waiting_for_room_are_withdrawn(clogged: Streams) -> 
         with pytest.raises(trio.ClosedResourceError):
             await a.send_all(b"too late")
         nursery.start_soon(a.send_eof)
-        got = bytearray()
-        while more := await b.receive_some():
-            got += more
+        got = await rest_of(b)
     assert got.endswith(b"tail")
 
 

@@ -7,40 +7,17 @@ import errno
 import signal
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+from endings import cancelled, rest_of
+from ground import HOST
 
 import exs
 from exs.testing import stream_pair
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
 Streams = tuple[exs.SocketStream, exs.SocketStream]
-
-
-async def until_blocked(call: Callable[[], Awaitable[object]]) -> None:
-    """Call it, and cancel it when everything waits."""
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-
-            async def stop() -> None:
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-
-            nursery.start_soon(stop)
-            await call()
-    assert scope.cancelled_caught
-
-
-async def rest_of(stream: exs.SocketStream) -> bytes:
-    got = bytearray()
-    async for part in stream:
-        got += part
-    return bytes(got)
 
 
 # --- the end mark
@@ -61,7 +38,7 @@ async def test_an_end_mark_whose_wait_was_cancelled_follows_what_was_accepted(cl
     async with trio.open_nursery() as nursery:
         nursery.start_soon(a.socket.send, b"tail")
         await trio.testing.wait_all_tasks_blocked()
-        await until_blocked(a.send_eof)
+        await cancelled(a.send_eof)
         with pytest.raises(trio.ClosedResourceError):
             await a.send_all(b"too late")
         with pytest.raises(BrokenPipeError):
@@ -76,7 +53,7 @@ async def test_nobody_waits_for_room_in_a_stream_that_was_cut(options: exs.Optio
     few = exs.Options(path=options.path, progress=options.progress, close_timeout=2.0, ring_bytes=65536)
     a, b = await stream_pair(few)
     async with a, b:
-        await until_blocked(partial(a.send_all, bytes(300_000)))
+        await cancelled(partial(a.send_all, bytes(300_000)))
         await a.wait_send_all_might_not_block()
         with pytest.raises(trio.BrokenResourceError):
             await a.send_all(b"x")
@@ -178,18 +155,18 @@ class NoAnswer(trio.abc.HostnameResolver):
 async def test_a_connect_that_is_cancelled_while_it_looks_the_name_up_closes_the_socket() -> None:
     trio.socket.set_custom_hostname_resolver(NoAnswer())
     sock = exs.socket()
-    await until_blocked(lambda: sock.connect(("name.invalid", 1)))
+    await cancelled(lambda: sock.connect(("name.invalid", 1)))
     assert sock.closed
 
 
 async def test_wrong_arguments_of_connect_leave_the_socket_as_it_is() -> None:
     sock = exs.socket()
-    for address in ((80, 80), ("127.0.0.1", "80"), ("127.0.0.1",)):
+    for address in ((80, 80), (HOST, "80"), (HOST,)):
         with pytest.raises((TypeError, IndexError)):
             await sock.connect(address)  # type: ignore[arg-type]
     assert not sock.closed
     with pytest.raises(exs.Error) as caught:
-        await sock.connect(("127.0.0.1", 1))
+        await sock.connect((HOST, 1))
     assert caught.value.errno == errno.ECONNREFUSED
     await sock.aclose()
 

@@ -7,12 +7,14 @@ documented error; whoever needs nothing new goes on, and all works again once th
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from ground import patient
 
-ALONE = """
+ALONE = '''
 import errno, os, resource, socket, sys
 sys.path[:0] = sys.argv[1].split(':')
 from exs import esapi, MemoryRegion
@@ -30,32 +32,49 @@ def refused(number, call):
         assert problem.errno == number, problem
         return str(problem)
     raise AssertionError("not refused")
-"""
+
+def use_up_descriptors():
+    """All of them; the list, and what gives back what is in it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hold = [os.dup(0) for _ in range(20)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(hold) + 1, hard))
+    while True:
+        try:
+            hold.append(os.dup(0))
+        except OSError:
+            break
+
+    def give_back():
+        for h in hold:
+            os.close(h)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return hold, give_back
+'''
 
 HERE = ":".join(str(Path(__file__).parent.parent / folder) for folder in ("integration", "support"))
 
 
-def test_limit_of_descriptors(run_python: Callable[..., object]) -> None:
-    """EMFILE where one is needed, the old connections go on; a connection that waits is taken when there is room."""
-    done = run_python(
-        ALONE
-        + """
+@pytest.fixture
+def alone(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[str], None]:
+    """Run a program that begins with ALONE, and see that it came to its end."""
+
+    def run(code: str) -> None:
+        done = run_python(ALONE + code + 'print("good")\n', HERE, timeout=patient(30))
+        assert done.stdout == "good\n", done.stderr
+
+    return run
+
+
+def test_limit_of_descriptors(alone: Callable[[str], None]) -> None:
+    """EMFILE where one is needed; the old connections go on."""
+    alone(
+        """
 v = Victim()
 region = MemoryRegion.allocate(100_000)
 region.view[:] = b"r" * 100_000
 mh = esapi.exs_mregister(region, esapi.EXS_ACCESS_READ)
-esapi.exs_accept(v.listener, "accept", v.queue); v.posted("accept")
-client = socket.create_connection(v.address)          # set up by the kernel, not yet taken
-used = len(os.listdir("/proc/self/fd"))
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-hold = [os.dup(0) for _ in range(20)]
-top = max(hold) + 1
-resource.setrlimit(resource.RLIMIT_NOFILE, (top, hard))
-while True:
-    try:
-        hold.append(os.dup(0))
-    except OSError:
-        break
+hold, give_back = use_up_descriptors()
 refused(errno.EMFILE, v.socket)
 refused(errno.EMFILE, lambda: esapi.exs_qcreate(4))
 refused(errno.EMFILE, lambda: MemoryRegion.allocate(4096))
@@ -82,13 +101,23 @@ else:
     v.posted("connect")
     v.expect("connect", errno.EMFILE)
 v.healthy()
-# A stranger waits in the queue of the listener, and costs nothing meanwhile.
-for _ in range(20):
+give_back()
+v.finish()
+"""
+    )
+
+
+def test_a_connection_that_waits_is_taken_when_there_are_descriptors(alone: Callable[[str], None]) -> None:
+    alone(
+        """
+v = Victim()
+esapi.exs_accept(v.listener, "accept", v.queue); v.posted("accept")
+client = socket.create_connection(v.address)          # set up by the kernel, not yet taken
+hold, give_back = use_up_descriptors()
+for _ in range(20):                                   # it waits, and costs nothing meanwhile
     v.drain(0.01)
 v.healthy()
-for h in hold:
-    os.close(h)
-resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+give_back()
 def act():
     client.settimeout(10)
     client.sendall(rp.Frame(private=rp.Hello().encode()).encode())
@@ -101,19 +130,14 @@ v.expect("accept")
 v.healthy()
 link.close()
 v.finish()
-print("good")
-""",
-        HERE,
-        timeout=patient(30),
+"""
     )
-    assert done.stdout == "good\n", done.stderr  # type: ignore[attr-defined]
 
 
-def test_limit_of_memory(run_python: Callable[..., object]) -> None:
+def test_limit_of_memory(alone: Callable[[str], None]) -> None:
     """ENOMEM on the operation that needs it, and only there."""
-    done = run_python(
-        ALONE
-        + """
+    alone(
+        """
 v = Victim()
 with open("/proc/self/statm") as f:
     used = int(f.read().split()[0]) * 4096
@@ -129,18 +153,13 @@ v.expect("big ring", errno.ENOMEM)
 v.healthy()
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 v.finish()
-print("good")
-""",
-        HERE,
-        timeout=patient(30),
+"""
     )
-    assert done.stdout == "good\n", done.stderr  # type: ignore[attr-defined]
 
 
-def test_listener_without_memory_refuses_and_lives(run_python: Callable[..., object]) -> None:
-    done = run_python(
-        ALONE
-        + """
+def test_listener_without_memory_refuses_and_lives(alone: Callable[[str], None]) -> None:
+    alone(
+        """
 os.environ["EXS_RING_BYTES"] = str(512 << 20)
 from exs import _config
 _config.environment.cache_clear()
@@ -158,9 +177,5 @@ esapi.exs_accept(v.listener, "accept", v.queue); v.posted("accept")
 v.begin_connect(v.address, "again")
 v.expect("again"); v.expect("accept")
 v.finish()
-print("good")
-""",
-        HERE,
-        timeout=patient(30),
+"""
     )
-    assert done.stdout == "good\n", done.stderr  # type: ignore[attr-defined]

@@ -56,6 +56,30 @@ static void put(struct shm_slot v)
     tell_lie(s);
 }
 
+/* A slot that would place 16 bytes where none may land. */
+static void misplaced(struct shm_slot v, const char *kind, const char *what)
+{
+    open_pair(EXSI_PATH_SHM_VM);
+    v.src = (uint64_t)(uintptr_t)src;
+    put(v);
+    ok(p.qp.broken == EPROTO && untouched(), "%s: %s", kind, what);
+    pair_close(&a, &p);
+}
+
+static void places(void)
+{
+    static const uint8_t kinds[] = {SHM_INLINE, SHM_RING, SHM_PULL, SHM_FILLED};
+    static const char *const names[] = {"inline", "ring", "pull", "filled"};
+    for (size_t i = 0; i < 4; i++) {
+        misplaced(tagged(kinds[i], 16, dst + sizeof dst - 15), names[i], "one byte past what was advertised");
+        misplaced(tagged(kinds[i], 16, (void *)((uintptr_t)dst - 1)), names[i], "one byte before it");
+        struct shm_slot v = tagged(kinds[i], 16, dst);
+        v.rkey = 8;
+        misplaced(v, names[i], "a key that does not exist");
+        misplaced(tagged(kinds[i], 16, (void *)(uintptr_t)(UINT64_MAX - 7)), names[i], "an address that wraps");
+    }
+}
+
 static void slots(void)
 {
     struct shm_slot v;
@@ -79,36 +103,6 @@ static void slots(void)
     put(tagged(SHM_RING, UINT32_MAX, dst));
     refused("4 GiB in the ring");
 
-    static const uint8_t kinds[] = {SHM_INLINE, SHM_RING, SHM_PULL, SHM_FILLED};
-    static const char *const names[] = {"inline", "ring", "pull", "filled"};
-    for (size_t i = 0; i < 4; i++) {
-        open_pair(EXSI_PATH_SHM_VM);
-        v = tagged(kinds[i], 16, dst + sizeof dst - 15);
-        v.src = (uint64_t)(uintptr_t)src;
-        put(v);
-        ok(p.qp.broken == EPROTO && untouched(), "%s: one byte past what was advertised", names[i]);
-        pair_close(&a, &p);
-        open_pair(EXSI_PATH_SHM_VM);
-        v = tagged(kinds[i], 16, dst);
-        v.raddr--;
-        v.src = (uint64_t)(uintptr_t)src;
-        put(v);
-        ok(p.qp.broken == EPROTO && untouched(), "%s: one byte before it", names[i]);
-        pair_close(&a, &p);
-        open_pair(EXSI_PATH_SHM_VM);
-        v = tagged(kinds[i], 16, dst);
-        v.rkey = 8;
-        v.src = (uint64_t)(uintptr_t)src;
-        put(v);
-        ok(p.qp.broken == EPROTO && untouched(), "%s: a key that does not exist", names[i]);
-        pair_close(&a, &p);
-        open_pair(EXSI_PATH_SHM_VM);
-        v = tagged(kinds[i], 16, (void *)(uintptr_t)(UINT64_MAX - 7));
-        v.src = (uint64_t)(uintptr_t)src;
-        put(v);
-        ok(p.qp.broken == EPROTO && untouched(), "%s: an address that wraps", names[i]);
-        pair_close(&a, &p);
-    }
     open_pair(EXSI_PATH_SHM_RING);
     v = tagged(SHM_PULL, 16, dst);
     v.src = (uint64_t)(uintptr_t)src;
@@ -239,7 +233,10 @@ static void sources(void)
        "a source of which half is gone");
     pair_close(&a, &p);
     munmap(half, 8192);
+}
 
+static void cut_files(void)
+{
     /* The target is a mapped file that was cut: ours, so EFAULT here. */
     int fd = memfd_create("cut", MFD_CLOEXEC);
     must(fd >= 0 && ftruncate(fd, 65536) == 0);
@@ -306,7 +303,7 @@ static void region_refused(int fd, uint64_t offset, uint64_t len, const char *wh
     message_refused(m, &fd, 1, what);
 }
 
-static void files(void)
+static void regions(void)
 {
     struct soft_mr good = shared_mr(65536, true, 1), writable = shared_mr(65536, false, 2);
     region_refused(writable.dmr.mem.memfd, 0, 65536, "a region that may still be written by others");
@@ -325,8 +322,18 @@ static void files(void)
     int pipes[2];
     must(pipe2(pipes, O_CLOEXEC) == 0);
     region_refused(pipes[0], 0, 4096, "a region that is a pipe");
+    close(null);
+    close(plain);
+    close(pipes[0]);
+    close(pipes[1]);
+    shared_mr_end(&good);
+    shared_mr_end(&writable);
+}
 
-    int two[2] = {good.dmr.mem.memfd, good.dmr.mem.memfd}, many[40];
+static void messages(void)
+{
+    struct soft_mr good = shared_mr(65536, true, 1);
+    int two[2] = {good.dmr.mem.memfd, good.dmr.mem.memfd};
     struct shm_msg m = message(SHM_MSG_REGION);
     m.id = 1;
     m.len = 65536;
@@ -341,8 +348,23 @@ static void files(void)
     bad = message(SHM_MSG_WAKE);
     bad.version++;
     message_refused(bad, NULL, 0, "a wrong version");
+    shared_mr_end(&good);
 
-    /* More descriptors than there is room for. */
+    open_pair(EXSI_PATH_AUTO);
+    must(send(shm_of(&a)->unix_fd, "GET / HTTP/1.1", 14, 0) == 14);
+    settle(NULL, &p);
+    ok(p.qp.broken == EPROTO, "somebody speaks HTTP");
+    pair_close(&a, &p);
+}
+
+/* More descriptors than there is room for. */
+static void flood(void)
+{
+    struct soft_mr good = shared_mr(65536, true, 1);
+    int many[40];
+    struct shm_msg m = message(SHM_MSG_REGION);
+    m.id = 1;
+    m.len = 65536;
     open_pair(EXSI_PATH_AUTO);
     int before = open_fds();
     for (int i = 0; i < 40; i++) many[i] = good.dmr.mem.memfd;
@@ -359,14 +381,14 @@ static void files(void)
     settle(NULL, &p);
     ok(p.qp.broken == EPROTO && open_fds() == before, "a flood of descriptors is refused and closed");
     pair_close(&a, &p);
+    shared_mr_end(&good);
+}
 
-    open_pair(EXSI_PATH_AUTO);
-    must(send(shm_of(&a)->unix_fd, "GET / HTTP/1.1", 14, 0) == 14);
-    settle(NULL, &p);
-    ok(p.qp.broken == EPROTO, "somebody speaks HTTP");
-    pair_close(&a, &p);
-
-    /* Slots that point into regions. */
+/* Slots that point into regions. */
+static void mapped_slots(void)
+{
+    struct soft_mr good = shared_mr(65536, true, 1);
+    struct shm_msg m;
     static const struct {
         uint64_t region, src;
         uint32_t len;
@@ -401,10 +423,17 @@ static void files(void)
     settle(NULL, &p);
     ok(p.qp.broken == EPROTO, "one more is refused");
     pair_close(&a, &p);
+    shared_mr_end(&good);
+}
 
-    /* Lent memory that is no good is not filled; everything else goes on. */
+/* Lent memory that is no good is not filled; everything else goes on. */
+static void lent_files(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC), plain = memfd_create("plain", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    must(ftruncate(plain, 65536) == 0);
+    must(fcntl(plain, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0);
     open_pair(EXSI_PATH_AUTO);
-    m = message(SHM_MSG_LEND);
+    struct shm_msg m = message(SHM_MSG_LEND);
     m.rkey = 7;
     m.addr = (uint64_t)(uintptr_t)dst;
     m.len = sizeof dst;
@@ -418,13 +447,8 @@ static void files(void)
     settle(&a, &p);
     ok(p.qp.writes == 1 && !a.qp.broken, "lent memory that cannot be used is not used");
     pair_close(&a, &p);
-
     close(null);
     close(plain);
-    close(pipes[0]);
-    close(pipes[1]);
-    shared_mr_end(&good);
-    shared_mr_end(&writable);
 }
 
 /* Wake-ups without end: each is read, none starves the rest. */
@@ -450,11 +474,17 @@ static void noise(void)
 
 int main(void)
 {
+    places();
     slots();
     order();
     indices();
     sources();
-    files();
+    cut_files();
+    regions();
+    messages();
+    flood();
+    mapped_slots();
+    lent_files();
     noise();
     return tap_done();
 }

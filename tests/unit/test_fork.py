@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 HEAD = """
 import errno, os, socket, sys, traceback, warnings
 import exs
@@ -47,11 +49,21 @@ def pair(progress=0):
 """
 
 
+@pytest.fixture
+def succeeds(run_python):
+    """Run a program that begins with HEAD, and see that it came to its end."""
+
+    def run(code: str, *args: str) -> None:
+        done = run_python(HEAD + code + 'print("done")\n', *args)
+        assert done.stdout == "done\n", done.stderr
+
+    return run
+
+
 # ES-API 1.4
-def test_objects_of_the_parent_are_dead_in_the_child(run_python) -> None:
-    done = run_python(
-        HEAD
-        + """
+def test_objects_of_the_parent_are_dead_in_the_child(succeeds) -> None:
+    succeeds(
+        """
 exs_init()
 a, b, listener, q = pair(int(sys.argv[1]))
 region = exs.MemoryRegion.allocate(4096)
@@ -81,17 +93,14 @@ assert exs_recv(b, room, None, 0, U, None, None) == 5 and room == b"hello"
 exs_mderegister(mh)
 for fd in (a, b, listener):
     exs_close(fd)
-print("done")
 """,
         "0",
     )
-    assert done.stdout == "done\n", done.stderr
 
 
-def test_the_child_may_begin_again(run_python) -> None:
-    done = run_python(
-        HEAD
-        + """
+def test_the_child_may_begin_again(succeeds) -> None:
+    succeeds(
+        """
 exs_init()
 a, b, listener, q = pair(1)
 
@@ -118,16 +127,13 @@ room = bytearray(5)
 assert exs_recv(b, room, None, 0, U, None, None) == 5 and room == b"hello"
 for fd in (a, b, listener):
     exs_close(fd)
-print("done")
 """,
     )
-    assert done.stdout == "done\n", done.stderr
 
 
-def test_a_fork_before_the_first_use_is_no_matter(run_python) -> None:
-    done = run_python(
-        HEAD
-        + """
+def test_a_fork_before_the_first_use_is_no_matter(succeeds) -> None:
+    succeeds(
+        """
 def work():
     exs_init()
     a, b, listener, q = pair(1)
@@ -138,16 +144,13 @@ def work():
 
 in_child(work)
 work()
-print("done")
 """,
     )
-    assert done.stdout == "done\n", done.stderr
 
 
-def test_the_childs_garbage_does_not_touch_the_parent(run_python) -> None:
-    done = run_python(
-        HEAD
-        + """
+def test_the_childs_garbage_does_not_touch_the_parent(succeeds) -> None:
+    succeeds(
+        """
 import gc
 exs_init()
 a, b, listener, q = pair()
@@ -170,7 +173,5 @@ assert room == data.view
 for fd in (a, b, listener):
     exs_close(fd)
 data.close()
-print("done")
 """,
     )
-    assert done.stdout == "done\n", done.stderr

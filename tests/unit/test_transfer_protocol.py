@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from digests import BLAKE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,14 +23,6 @@ from exs.cli.transfer.protocol import (
     TransferError,
     ViolationError,
 )
-
-BLAKE = DigestKind.BLAKE2B_128
-
-
-def digest_of(data: bytes) -> bytes:
-    hasher = protocol.new_hasher(BLAKE)
-    hasher.update(memoryview(data))
-    return hasher.digest()
 
 
 def decode_all(stream: bytes, cuts: list[int] | None = None) -> list[tuple]:
