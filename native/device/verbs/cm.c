@@ -160,6 +160,7 @@ static int listen_on(struct verbs_id *id, const union exsi_addr *addr, int backl
 int verbs_cm_listen(struct exsi_part *epart, const union exsi_addr *addr, int backlog,
                     const struct exsi_cm_options *opt, void *user, struct exsi_cm_id **out, union exsi_addr *bound)
 {
+    if (opt->path != EXSI_PATH_AUTO) return -EOPNOTSUPP;
     struct verbs_id *id = verbs_id_new(verbs_part_of(epart), opt, user);
     if (!id) return -ENOMEM;
     id->state = VERBS_ID_LISTENING;
@@ -195,6 +196,10 @@ int verbs_cm_resolve(struct exsi_part *epart, const union exsi_addr *source, con
         return rc;
     }
     *out = &id->id;
+    if (opt->path != EXSI_PATH_AUTO) {
+        verbs_id_fail(id, EOPNOTSUPP, NULL, "a path was asked for, and only the soft device has paths");
+        return 0;
+    }
     /* Its own bound is longer, so that there is one clock. */
     int bound_ms = (int)exsi_min_u64(2 * connect_ns(id) / 1000000u, INT32_MAX);
     if (id->part->lib->rdma_resolve_addr(id->cm, source ? &from.sa : NULL, &to.sa, bound_ms) < 0)
