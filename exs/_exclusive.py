@@ -28,6 +28,8 @@ _BROKEN = frozenset(
         errno.EHOSTUNREACH,
         errno.ENETUNREACH,
         errno.ENETDOWN,
+        errno.ENODEV,
+        errno.EADDRNOTAVAIL,
         errno.EHOSTDOWN,
         errno.EIO,
         errno.ECANCELED,
