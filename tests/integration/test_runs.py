@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from ground import HOST, patient
+from ground import HOST, patient, silent
 
 import exs
 from exs.testing import message_pair, no_leaks, stream_pair
@@ -307,11 +307,9 @@ async def _accept() -> None:
 
 
 async def _connect() -> None:
-    with trio.socket.socket() as silent:
-        await silent.bind((HOST, 0))
-        silent.listen()
+    with silent() as address:
         async with exs.socket() as sock:
-            await sock.connect(silent.getsockname())
+            await sock.connect(address)
 
 
 async def _put(sock: exs.Socket) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from ground import HOST, HOST6, VERBS, shown
+from ground import DEVICE_NAME, HOST, HOST6, VERBS, shown
 
 import exs
 from exs.testing import message_pair, stream_pair
@@ -60,7 +60,7 @@ async def test_the_functions_are_the_methods(options: exs.Options) -> None:
                 assert room[:4] == b"back"
                 assert a.path == b.path == shown(options.path)
                 assert a.device is not None
-                assert a.device.name == "soft"
+                assert a.device.name == DEVICE_NAME
 
 
 @pytest.mark.parametrize("kind", [exs.SOCK_STREAM, exs.SOCK_SEQPACKET], ids=["stream", "seqpacket"])

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from ground import HOST, HOST6
+from ground import HOST, HOST6, silent
 
 import exs
 from exs.testing import message_pair, stream_pair
@@ -175,16 +175,16 @@ class Resolver(trio.abc.HostnameResolver):
 async def test_the_next_address_is_tried_when_one_refuses_or_is_silent(path: str) -> None:
     options = exs.Options(path=path)  # type: ignore[arg-type]
     (listener,) = await exs.open_listeners(0, host=HOST, options=options)
-    silent = trio.socket.socket()
-    await silent.bind(("127.0.0.2", 0))
-    silent.listen(1)
+    mute = trio.socket.socket()
+    await mute.bind(("127.0.0.2", 0))
+    mute.listen(1)
     with std_socket.create_server((HOST, 0)) as unused:
         refused = unused.getsockname()[1]
     try:
         async with listener:
             good = (HOST, listener.address[1])
             trio.socket.set_custom_hostname_resolver(
-                Resolver(("127.0.0.2", silent.getsockname()[1]), (HOST, refused), (HOST6, refused), good)
+                Resolver(("127.0.0.2", mute.getsockname()[1]), (HOST, refused), (HOST6, refused), good)
             )
             async with trio.open_nursery() as nursery:
                 accepted: list[exs.SocketStream] = []
@@ -206,16 +206,13 @@ async def test_the_next_address_is_tried_when_one_refuses_or_is_silent(path: str
             assert isinstance(cause, ExceptionGroup)
             assert [error.errno for error in cause.exceptions] == [errno.ECONNREFUSED] * 2  # type: ignore[attr-defined]
     finally:
-        silent.close()
+        mute.close()
 
 
 async def test_a_cancelled_open_leaves_nothing_open() -> None:
-    silent = trio.socket.socket()
-    with silent:
-        await silent.bind((HOST, 0))
-        silent.listen(1)
+    with silent() as (host, port):
         with trio.move_on_after(0.05) as scope:
-            await exs.open_stream(HOST, silent.getsockname()[1])
+            await exs.open_stream(host, port)
         assert scope.cancelled_caught
 
 

@@ -9,6 +9,9 @@ both.
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 DEVICE = os.environ.get("EXS_TEST_DEVICE", "")
 VERBS = DEVICE.startswith("verbs/")
@@ -23,6 +26,7 @@ PATHS = {
     "verbs/siw": ("auto",),
 }[DEVICE]
 MODES = ("inline", "thread")
+DEVICE_NAME = "verbs" if VERBS else "soft"
 
 # An RDMA device has no loopback address: its guest's own address leads back to it.
 HOST, HOST6 = {
@@ -46,12 +50,27 @@ ABOUT_SOFT = (
     "test_limits",
     "test_memory_budget",
     "test_readme",
+    "test_c_program",
+    "test_send_and_receive",  # programs in C take no device from the environment
+    "test_a_forced_path_that_is_not_available_is_refused",
 )
 
 
 def is_about_soft(test: str) -> bool:
     """Whether a test of that name can run on soft only."""
     return any(f"/{name}" in test or f"::{name}" in test for name in ABOUT_SOFT)
+
+
+@contextmanager
+def silent() -> Iterator[tuple[str, int]]:
+    """An address where a connection is neither taken nor refused."""
+    if DEVICE == "verbs/rxe":
+        yield "10.77.0.99", 1  # nobody has it; any port of ours that has no listener refuses
+        return
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen(1)
+        yield listener.getsockname()
 
 
 def name_of(path: str) -> str:
