@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 
-.PHONY: demo test lab lab-shell lint bench docs clean
+.PHONY: demo test lab lab-shell lint bench bench-lab docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +38,11 @@ lint: .venv/lint.stamp  ## formatters, linters, type checkers, warnings of two c
 bench: .venv/test.stamp  ## exs and its peers, interleaved; JSON in build/bench.json
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
 	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-lab: .venv/test.stamp  ## exs over soft-RoCE and its peers, in one such machine; JSON in build/bench-lab.json
+	@$(BIN)/python tests/lab/run.py setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
+	@$(BIN)/python tests/lab/bench.py $(ARGS)
 
 docs: .venv/docs.stamp  ## the site, in docs/_build/html; warnings are errors
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .

@@ -147,13 +147,16 @@ class TrioCheckpoint(ThroughputPeer):
 class EsApi(SyncPeer):
     """ES-API from Python: one thread, one event queue, receives posted ahead, no trio.
 
-    Configuration: ``type``, ``path`` (through EXS_PATH) and ``memory`` as for the peer ``exs``.
+    Configuration: ``type``, ``memory``, ``host``, and ``path``, ``device``, ``wait`` (through the environment), as for
+    the peer ``exs``.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if "path" in config:
-            os.environ["EXS_PATH"] = config["path"]
+        for name in ("path", "device", "wait"):
+            if name in config:
+                os.environ[f"EXS_{name.upper()}"] = config[name]
+        self._host = config.get("host", HOST)
         esapi.exs_init()
         self._stream = config.get("type", "stream") == "stream"
         kind = socket.SOCK_STREAM if self._stream else socket.SOCK_SEQPACKET
@@ -175,7 +178,7 @@ class EsApi(SyncPeer):
         return self._regions[key]
 
     def listen(self) -> str:
-        esapi.exs_bind(self._fd, (HOST, 0))
+        esapi.exs_bind(self._fd, (self._host, 0))
         esapi.exs_listen(self._fd)
         return str(esapi.exs_getsockname(self._fd)[1])
 
@@ -186,7 +189,7 @@ class EsApi(SyncPeer):
         self._fd = fd
 
     def connect(self, address: str) -> None:
-        esapi.exs_connect(self._fd, (HOST, int(address)), None, None)
+        esapi.exs_connect(self._fd, (self._host, int(address)), None, None)
 
     def send_many(self, size: int, count: int, depth: int) -> None:
         view, handle = self._memory("send", size)

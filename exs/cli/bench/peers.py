@@ -314,6 +314,7 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
         self._pools: dict[tuple[int, int], exs.BufferPool] = {}
         self._awaits = config.get("calls") == "await"
         self._is_stream = config.get("type", "stream") == "stream"
+        self._host: str = config.get("host", HOST)
         self._socket: exs.Socket
         self._channel: exs.SocketStream | exs.MessageChannel
 
@@ -337,9 +338,9 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
         options = options_from(self.config)
         self._listener: exs.SocketListener | exs.MessageListener
         if self._is_stream:
-            self._listener = (await exs.open_listeners(0, host=HOST, options=options))[0]
+            self._listener = (await exs.open_listeners(0, host=self._host, options=options))[0]
         else:
-            self._listener = (await exs.open_message_listeners(0, host=HOST, options=options))[0]
+            self._listener = (await exs.open_message_listeners(0, host=self._host, options=options))[0]
         return str(self._listener.address[1])
 
     async def accept(self) -> None:
@@ -352,9 +353,9 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
         """Connects to a port."""
         options = options_from(self.config)
         if self._is_stream:
-            self._channel = await exs.open_stream(HOST, int(address), options=options)
+            self._channel = await exs.open_stream(self._host, int(address), options=options)
         else:
-            self._channel = await exs.open_message_channel(HOST, int(address), options=options)
+            self._channel = await exs.open_message_channel(self._host, int(address), options=options)
         self._socket = self._channel.socket
 
     def facts(self) -> Config:

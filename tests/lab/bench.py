@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""``make bench-lab``: exs over soft-RoCE and its peers on the same device, in one guest; JSON and a table.
+
+Owns the targets and the report; what is measured, and how, is measure.py's, which runs in the guest.  Only ratios
+within a guest mean anything: everything in there is ten to thirty times slower than on a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import guest
+import kernel
+import packages
+
+HERE = Path(__file__).resolve().parent
+DOCS = kernel.ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- make bench-lab begins -->", "<!-- make bench-lab ends -->"
+BULK = ("64", "4096", "65536", "1048576")
+SIZES = {"64": "64 B", "4096": "4 KiB", "65536": "64 KiB", "1048576": "1 MiB"}
+KINDS = ("stream", "seqpacket")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio that is to be reached, or to be seen.
+
+    Args:
+        name: What it says.
+        peer: Whose figure.
+        reference: Divided by whose.
+        size: Bytes of a message.
+        field: Which figure.
+        bound: What is to be reached; ``None``: only shown.
+        less: Less is better.
+    """
+
+    name: str
+    peer: str
+    reference: str
+    size: str
+    field: str
+    bound: float | None
+    less: bool = False
+
+
+def targets() -> list[Target]:
+    """All of them."""
+    found: list[Target] = []
+    for kind in KINDS:
+        for size in ("65536", "1048576"):
+            peer, text = f"exs {kind}, ES-API", f"{kind}, {SIZES[size]}"
+            found += [
+                Target(f"{text} / ib_write_bw", peer, "ib_write_bw", size, "mib_per_s", 0.9),
+                Target(f"{text} / rstream", peer, "rstream", size, "mib_per_s", 1.0),
+                Target(f"{text}, CPU per GiB / rstream", peer, "rstream", size, "cpu_per_gib", 1.0, less=True),
+                Target(f"{text}, trio / ib_write_bw", f"exs {kind}, trio", "ib_write_bw", size, "mib_per_s", None),
+            ]
+    for size in ("64", "4096"):
+        peer = "exs seqpacket, ES-API, busy"
+        bound = 1.3 if size == "64" else None
+        text = f"seqpacket, {SIZES[size]}, half round trip, busy"
+        found.append(Target(f"{text} / ib_write_lat", peer, "ib_write_lat", size, "half_us", bound, less=True))
+        found.append(Target(f"{text} / rstream", peer, "rstream", size, "half_us", None, less=True))
+    for size in BULK:
+        message, stream = "exs seqpacket, ES-API", "exs stream, ES-API"
+        text = f"message mode / stream mode, {SIZES[size]}, CPU per GiB"
+        found.append(Target(text, message, stream, size, "cpu_per_gib", 1.0, less=True))
+    return found
+
+
+def values(rounds: list[Any], peer: str, size: str, field: str) -> list[float]:
+    """A figure in every round that has it."""
+    return [r[peer][size][field] for r in rounds if field in r.get(peer, {}).get(size, {})]
+
+
+def verdict(target: Target, rounds: list[Any]) -> list[str]:
+    """One line of the report."""
+    bound = "-" if target.bound is None else f"{'<=' if target.less else '>='} {target.bound:g}"
+    pairs = [
+        (r[target.peer][target.size][target.field], r[target.reference][target.size][target.field])
+        for r in rounds
+        if all(target.field in r.get(p, {}).get(target.size, {}) for p in (target.peer, target.reference))
+    ]
+    ratios = [a / b for a, b in pairs if b]
+    if not ratios:
+        return [target.name, "-", "-", bound, "not measured"]
+    ratio = statistics.median(ratios)
+    if target.bound is None:
+        said = "-"
+    else:
+        said = "reached" if (ratio <= target.bound if target.less else ratio >= target.bound) else "MISSED"
+    return [target.name, f"{ratio:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}", bound, said]
+
+
+def figures_table(rounds: list[Any]) -> list[list[str]]:
+    """Medians of every peer."""
+    names = list(dict.fromkeys(name for r in rounds for name in r))
+    lines = []
+    for name in names:
+        cells = [name]
+        for field, form in (("mib_per_s", "{:.2f}"), ("cpu_per_gib", "{:.0f}")):
+            for size in BULK:
+                found = values(rounds, name, size, field)
+                cells.append(form.format(statistics.median(found)) if found else "-")
+        for size in ("64", "4096"):
+            found = values(rounds, name, size, "half_us")
+            cells.append(f"{statistics.median(found):.0f}" if found else "-")
+        lines.append(cells)
+    return lines
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def report(result: Any, command: str) -> str:
+    """Both tables, and where they come from."""
+    rounds, facts = result["rounds"], result["facts"]
+    about = (
+        f"`{command}` on {time.strftime('%Y-%m-%d')}: one guest (QEMU TCG, 2 CPUs), Linux {facts['kernel']}, "
+        f"device verbs on rxe (MTU of the wire {facts['mtu']}), {len(rounds)} rounds; CPU is the whole guest's."
+    )
+    head = ["ratio", "median", "range", "wanted", ""]
+    judged = markdown(head, [verdict(target, rounds) for target in targets()])
+    columns = [f"{SIZES[s]} MiB/s" for s in BULK] + [f"{SIZES[s]} CPU s/GiB" for s in BULK]
+    columns += ["64 B half round trip us", "4 KiB"]
+    broken = "".join(f"\n\nNot measured: {name}: {why}" for name, why in result["broken"].items())
+    return f"{about}\n\n{judged}\n\n{markdown(['peer', *columns], figures_table(rounds))}{broken}"
+
+
+def write_docs(text: str) -> None:
+    """Puts a report between the markers of docs/benchmarks.md."""
+    page = DOCS.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    DOCS.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def compiled() -> str:
+    """The C peer over the kernel's TCP, which ``make bench`` has too."""
+    target = guest.BUILD / "tcp_pair"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = kernel.ROOT / "tests" / "bench" / "tcp_pair.c"
+    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-std=gnu17", str(source), "-o", str(target)], check=True)
+    return str(target)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench-lab", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", default=",".join(BULK), help="bytes, with commas")
+    parser.add_argument("--venv", type=Path, default=Path(sys.prefix))
+    parser.add_argument("--json", type=Path, default=kernel.ROOT / "build" / "bench-lab.json")
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
+    options = parser.parse_args()
+    packages.ensure()
+    measure = ["python", str(HERE / "measure.py"), "--tcp-pair", compiled(), "--json", "/var/tmp/bench.json"]
+    measure += ["--rounds", str(options.rounds), "--sizes", options.sizes]
+    shell = '"$@"; status=$?; cp /var/tmp/bench.json "$EXS_LAB_JOB/"; exit $status'
+    job = guest.Job(command=["sh", "-c", shell, "measure", *measure], venv=options.venv.absolute(), timeout=1800.0)
+    machine = guest.Guest(kernel.ensure(), job)
+    try:
+        status = machine.wait()
+        made = machine.folder / "bench.json"
+        result = json.loads(made.read_text()) if made.exists() else None
+    except guest.Failed as problem:
+        print(f"lab: {problem}", file=sys.stderr)
+        return 125
+    finally:
+        machine.kill()
+    machine.discard()
+    if result is None:
+        print("lab: nothing was measured", file=sys.stderr)
+        return status or 1
+    command = f"make bench-lab ARGS='--rounds {options.rounds}'"
+    options.json.write_text(json.dumps(result | {"command": command}, indent=1))
+    text = report(result, command)
+    print(text)
+    if options.write_docs:
+        write_docs(text)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
