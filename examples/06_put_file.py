@@ -39,5 +39,7 @@ async def put(path: str, host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    path, host, port = (sys.argv[1:] + ["127.0.0.1", "7475"][len(sys.argv) - 2 :])[:3]
+    if not 2 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
+    path, host, port = sys.argv[1:] + ["127.0.0.1", "7475"][len(sys.argv) - 2 :]
     trio.run(put, path, host, int(port))

@@ -82,5 +82,7 @@ async def serve(directory: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    directory, port = (sys.argv[1:] + [".", "7475"][len(sys.argv) - 1 :])[:2]
+    if not 2 <= len(sys.argv) <= 3:
+        sys.exit(__doc__)
+    directory, port = sys.argv[1:] + ["7475"][len(sys.argv) - 2 :]
     trio.run(serve, directory, int(port))

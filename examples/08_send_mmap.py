@@ -34,7 +34,7 @@ async def receive(name: str, port: int) -> None:
             await exs.send(sock, b"k")  # it is all here
             with open(name, "wb") as file:  # noqa: ASYNC230  one short program, one file
                 file.write(region.view[:length])
-        print(length, "bytes,", sock.statistics().bytes_copied, "of them copied")
+        print(length, "bytes; copied by exs:", sock.statistics().bytes_copied)
 
 
 async def send(name: str, host: str, port: int) -> None:
@@ -47,9 +47,7 @@ async def send(name: str, host: str, port: int) -> None:
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                     with exs.MemoryRegion(mapped, exs.Access.READ) as region:
                         await exs.send(sock, region)
-                    del region
             await exs.recv(sock, 1)
-        await sock.aclose()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exs._exs import ffi, lib
+try:
+    from exs._exs import ffi, lib
+except ModuleNotFoundError as missing:
+    if missing.name != "exs._exs":
+        raise
+    here = __file__.rsplit("/", 2)[0]
+    text = f"{here} is the source of exs, without its extension: start Python elsewhere, or do 'pip install -e' there"
+    raise ImportError(text, name="exs._exs") from None
 from exs._native.addresses import pack_address, unpack_address
 from exs._native.buffers import Pieces, Span, fragile, readable, registered, view, writable
 from exs._native.calls import Caller, PollSet

@@ -225,8 +225,8 @@ def exs_close(fd: int, ah: object = None, qh: QHandle | None = None) -> None:
     under way, each in its own event.
 
     Raises:
-        exs.Error: Refused: ``EBADF``, ``EAGAIN`` (no slot; the socket is still open).  ``ETIMEDOUT`` (in the event, with
-            a queue): what was accepted could not be sent in time; the socket is closed all the same.
+        exs.Error: Refused: ``EBADF``, ``EAGAIN`` (no slot; the socket is still open).  ``ETIMEDOUT`` (with a queue: in
+            the event): what was accepted could not be sent in time; the socket is closed all the same.
     """
     process = descriptors.process()
     descriptor = process.lookup(fd)

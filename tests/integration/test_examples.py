@@ -82,7 +82,7 @@ def test_send_mmap(tmp_path: Path, nbytes: int) -> None:
     with server("08_send_mmap.py", "receive", target) as (receiver, port):
         run("08_send_mmap.py", "send", source, HOST, port)
         said, errors = receiver.communicate(timeout=BOUND_S)
-        assert said.startswith(f"{nbytes} bytes, ")
+        assert said.startswith(f"{nbytes} bytes; ")
         assert not errors
         assert receiver.returncode == 0
     assert target.read_bytes() == source.read_bytes()

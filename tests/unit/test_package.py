@@ -6,7 +6,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -42,6 +45,16 @@ for name in ("rich", "xxhash", "argparse", "numpy", "exs.cli", "exs.testing"):
 """
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_folder_of_the_source_says_what_it_is() -> None:
+    """A newcomer who starts Python there finds the source before what was installed."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import exs"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"ImportError: {SOURCE} is the source of exs")
 
 
 def test_what_an_import_adds_is_small(run_python) -> None:
