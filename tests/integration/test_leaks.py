@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ground
 import pytest
 import rawpeer as rp
 import rawshm as rs
@@ -164,10 +165,10 @@ class Churn:
             self.v.close(fd)
 
     def cancelled_connect(self) -> None:
-        with socket.create_server((HOST, 0)) as silent:
+        with ground.silent() as address:
             fd = configured(self.v, self.path, self.mode)
             cookie = self.cookie("cancelled")
-            esapi.exs_connect(fd, silent.getsockname(), cookie, self.v.queue)
+            esapi.exs_connect(fd, address, cookie, self.v.queue)
             self.v.posted(cookie)
             self.v.drain(0.001)
             assert esapi.exs_cancel(fd=fd) == 1
@@ -216,8 +217,10 @@ class Churn:
     def round(self) -> None:
         fates: list[Callable[[], None]] = [
             self.in_order, self.aborted, self.aborted_in_flight, self.closed_with_bytes_unread, self.refused,
-            self.cancelled_connect, self.noise, self.liar, self.gone_in_set_up,
+            self.cancelled_connect,
         ]  # fmt: skip
+        if not ground.VERBS:  # there nobody can speak to the listener's port but RDMA
+            fates += [self.noise, self.liar, self.gone_in_set_up]
         random.shuffle(fates)
         for fate in fates:
             fate()

@@ -7,12 +7,12 @@ import resource
 
 import pytest
 import trio
-from ground import HOST, patient
+from ground import HOST, patient, scaled
 
 import exs
 from exs.testing import no_leaks
 
-CONNECTIONS = 1000
+CONNECTIONS = scaled(1000, 60)
 DESCRIPTORS_EACH = 12  # both ends are here: a TCP and a UNIX socket each, memory files in passing
 
 

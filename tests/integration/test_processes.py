@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from ground import HOST, patient, shown
+from ground import HOST, patient, scaled, shown
 
 import exs
 from exs.testing import stream_pair
@@ -74,7 +74,7 @@ async def test_a_gibibyte_is_not_needed_to_see_that_data_is_whole(options: exs.O
         rng = random.Random(5)
         async with source:
             async with sock.send_queue(depth=8) as tx:
-                for _ in range(60):
+                for _ in range(scaled(60, 8)):
                     start = rng.randrange(15 * MIB)
                     part = source[start : start + rng.randrange(1, MIB)]
                     wanted.update(part.view)

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 from endings import only_sending_is_over
+from ground import scaled
 
 import exs
 from exs.testing import message_pair, stream_pair
@@ -81,7 +82,7 @@ async def test_bytes_come_in_order_however_they_are_put(streams: Streams) -> Non
 
 async def test_messages_come_one_a_chunk(channels: Channels) -> None:
     a, b = channels
-    messages = [bytes([i % 256]) * (i % 90) for i in range(1000)]
+    messages = [bytes([i % 256]) * (i % 90) for i in range(scaled(1000, 100))]
 
     async def send() -> None:
         async with a.socket.send_queue(depth=32) as tx:

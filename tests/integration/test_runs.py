@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from ground import HOST, patient, silent
+from ground import HOST, patient, scaled, silent
 
 import exs
 from exs.testing import message_pair, no_leaks, stream_pair
@@ -52,7 +52,7 @@ def test_runs_in_threads_have_a_pump_each(options: exs.Options) -> None:
     def run(seed: int) -> None:
         try:
             for _ in range(3):
-                trio.run(move, options, 3 * MIB, seed)
+                trio.run(move, options, scaled(3 * MIB), seed)
         except BaseException as error:
             errors.append(error)
 
@@ -71,7 +71,7 @@ async def test_both_progress_modes_side_by_side(path: str) -> None:
         for seed in range(3):
             for mode in ("inline", "thread"):
                 options = exs.Options(path=path, progress=mode)  # type: ignore[arg-type]
-                nursery.start_soon(move, options, 2 * MIB, seed)
+                nursery.start_soon(move, options, scaled(2 * MIB), seed)
 
 
 async def test_a_thread_socket_and_an_inline_socket_talk(path: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from ground import DEVICE_NAME, HOST, HOST6, VERBS, shown
+from ground import DEVICE_NAME, HOST, HOST6, VERBS, scaled, shown
 
 import exs
 from exs.testing import message_pair, stream_pair
@@ -311,7 +311,7 @@ async def test_a_peer_that_is_aborted_leaves_an_error_on_each_operation(options:
 
 async def test_what_was_accepted_goes_out_before_an_orderly_close(options: exs.Options) -> None:
     a, b = await connected(exs.SOCK_STREAM, options)
-    data = os.urandom(5 * MIB)
+    data = os.urandom(scaled(5 * MIB, MIB))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(a.send, data)
         await trio.testing.wait_all_tasks_blocked()

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from ground import HOST, HOST6, silent
+from ground import HOST, HOST6, scaled, silent
 
 import exs
 from exs.testing import message_pair, stream_pair
@@ -76,7 +76,7 @@ async def test_tls_over_our_stream(options: exs.Options) -> None:
     authority.issue_cert("example.org").configure_cert(server_context)
     client_context = ssl.create_default_context()
     authority.configure_trust(client_context)
-    data = os.urandom(2 * MIB)
+    data = os.urandom(scaled(2 * MIB))
 
     async def handler(stream: trio.SSLStream[exs.SocketStream]) -> None:
         got = bytearray()
@@ -332,7 +332,7 @@ async def test_broken_keeps_its_cause(streams: Streams) -> None:
 
 async def test_both_ways_at_once_and_much(streams: Streams) -> None:
     a, b = streams
-    data = os.urandom(8 * MIB)
+    data = os.urandom(scaled(8 * MIB))
 
     async def send(stream: exs.SocketStream, data: bytes) -> None:
         await stream.send_all(data)
