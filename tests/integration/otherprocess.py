@@ -20,7 +20,9 @@ from ground import HOST, patient
 
 TIMEOUT = patient(20.0)
 
-PRELUDE = """
+PRELUDE = (
+    f"TIMEOUT = {TIMEOUT}\n"
+    + """
 import ctypes, errno, gc, mmap, os, select, signal, socket, struct, sys, time
 from exs.esapi import *
 import exs
@@ -35,12 +37,12 @@ def say(*words):
     print(*words, flush=True)
 
 def wait():
-    if not select.select([0], [], [], 20)[0]:
+    if not select.select([0], [], [], TIMEOUT)[0]:
         sys.exit("the test says nothing")
     return os.read(0, 100).decode().strip()
 
 def take(count=1):
-    events = exs_qdequeue(q, -count, 20)
+    events = exs_qdequeue(q, -count, TIMEOUT)
     assert len(events) == count, events
     return events if count > 1 else events[0]
 
@@ -77,6 +79,7 @@ def forever():
     while True:
         exs_qdequeue(q, 8, 0.1)
 """
+)
 
 
 def pattern(n: int) -> bytes:

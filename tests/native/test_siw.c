@@ -215,7 +215,8 @@ static void adapter_dials(uint16_t port, bool crc)
     struct exsi_cm_options opt = options(crc);
     union exsi_addr at = {.in = address_of(port)}, bound;
     struct sockaddr_in to = address_of(port);
-    struct rdma_conn_param param = {.private_data = "from siw", .private_data_len = 8};
+    struct rdma_conn_param param = {
+        .private_data = "from siw", .private_data_len = 8, .initiator_depth = 1, .responder_resources = 1};
     adapter_open(&peer);
     opt.reuse_address = true;
     must(ops->cm_listen(pair.a.part, &at, 4, &opt, NULL, &pair.a.listener, &bound) == 0);
@@ -230,7 +231,8 @@ static void adapter_dials(uint16_t port, bool crc)
 
 static void connected(bool soft_active, uint16_t port, bool crc)
 {
-    struct rdma_conn_param param = {.private_data = "yes", .private_data_len = 3};
+    struct rdma_conn_param param = {
+        .private_data = "yes", .private_data_len = 3, .initiator_depth = 1, .responder_resources = 1};
     if (soft_active) {
         soft_dials(port, crc);
         ok(peer.private_len >= 9 && memcmp(peer.private_data, "from soft", 9) == 0, "the request's private data");
@@ -322,6 +324,20 @@ static void sends(void)
     room_free(&b);
 }
 
+/* Nobody may read soft's memory; to read nothing is how siw asks whether soft is there. */
+static void test_empty_read(void)
+{
+    struct room in = room_new(&peer, 4096);
+    bool good = true;
+    for (int i = 0; i < 3; i++) {
+        int before = peer.n_send;
+        good = good && adapter_post(&peer, IBV_WR_RDMA_READ, &in, 0, 0, NULL, 0) == 0;
+        good = good && until(peer.n_send > before || pair.a.down);
+    }
+    ok(good && !pair.a.down && peer.n_error == 0, "siw reads nothing, three times");
+    room_free(&in);
+}
+
 static void test_transfers(bool soft_active, bool crc, uint16_t port)
 {
     printf("# %s dials, CRC %s\n", soft_active ? "soft" : "siw", crc ? "on" : "off");
@@ -341,6 +357,7 @@ static void test_transfers(bool soft_active, bool crc, uint16_t port)
         }
     }
     sends();
+    test_empty_read();
     if (soft_active) {
         ops->cm_disconnect(pair.a.id);
         ok(until(peer.down), "siw hears that soft ends");
