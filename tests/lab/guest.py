@@ -159,7 +159,8 @@ class Guest:
         (self.folder / "initramfs").write_bytes(initramfs.build(kernel, self.folder, STAGE2))
         terminal = "stdio,signal=off"
         self._qemu = subprocess.Popen(
-            command_line(kernel, self.folder, role, shape, wires, terminal),
+            # Whoever ends us, kill -9 included, ends the machine too.
+            ["setpriv", "--pdeathsig", "KILL", "--", *command_line(kernel, self.folder, role, shape, wires, terminal)],
             stdin=None if interactive else subprocess.DEVNULL,
             stdout=None if interactive else subprocess.PIPE,
             pass_fds=tuple(wires),
