@@ -322,11 +322,10 @@ class MemoryRegion(_Sliceable, Closing):
         """Refuse new operations, wait for those in flight, end the registration.
 
         *Cancellation:* the region is closed for new operations and ends with the last one in flight; until then the
-        memory stays valid and belongs to the library.
+        memory stays valid and belongs to the library.  Another ``aclose`` waits for that.
         """
-        if self._is_open:
-            self._is_open = False
-            self._ctx.mem_close_later(self.handle)
+        self.close_when_idle()
+        if self._memory is not None:
             if self.in_use:
                 await self._idle()
             self._release()

@@ -62,6 +62,7 @@ class BufferPool(Closing):
         self._taken: set[int] = set()
         self._waiters: collections.deque[_Waiter] = collections.deque()
         self._lock = threading.Lock()
+        self._over = False  # no slab is handed out any more
         self.region: MemoryRegion = MemoryRegion.allocate(self._stride * count, huge_pages=huge_pages)
 
     @property
@@ -77,9 +78,8 @@ class BufferPool(Closing):
             trio.WouldBlock: None is free.
             exs.Error: ``EBADF``: the pool is closed.
         """
-        if self.region.closed:
-            raise Error(errno.EBADF, "the pool is closed")
         with self._lock:
+            self._check()
             if not self._free:
                 raise trio.WouldBlock
             slab = self._free.pop()
@@ -107,6 +107,7 @@ class BufferPool(Closing):
     async def _wait(self) -> RegionView:
         waiter = _Waiter()
         with self._lock:
+            self._check()
             self._waiters.append(waiter)
         self._serve()  # a slab may have come back in between
         try:
@@ -161,7 +162,8 @@ class BufferPool(Closing):
         with self._lock:
             if self._taken and not self.region.closed:
                 raise BusyError(errno.EBUSY, f"{len(self._taken)} slab(s) of the pool are in use")
-        self.region.close()
+            self.region.close()
+            self._over = True
 
     @protected
     async def aclose(self) -> None:
@@ -170,6 +172,7 @@ class BufferPool(Closing):
         *Cancellation:* as for :meth:`MemoryRegion.aclose`.
         """
         with self._lock:
+            self._over = True
             waiters = list(self._waiters)
             self._waiters.clear()
         try:
@@ -177,6 +180,10 @@ class BufferPool(Closing):
         finally:
             for waiter in waiters:
                 _wake(waiter)
+
+    def _check(self) -> None:
+        if self._over or self.region.closed:
+            raise Error(errno.EBADF, "the pool is closed")
 
     def _slab(self, index: int) -> RegionView:
         return RegionView(self.region, index * self._stride, self.slab_bytes)

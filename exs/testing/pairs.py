@@ -88,14 +88,8 @@ async def clogged_stream_pair(
     pair = await stream_pair(replace(options or Options(), ring_bytes=ring_bytes), host=host)
     try:
         for stream in pair:
-            # Nobody receives, so all of this lies in the peer's ring, and nothing of it waits.
-            await stream.send_all(bytes(ring_bytes - 256))
-            while True:
-                with trio.move_on_after(0.05) as scope:
-                    await stream.wait_send_all_might_not_block()
-                if scope.cancelled_caught:
-                    break
-                await stream.send_all(b"x")
+            # Nobody receives, so all of this lies in the peer's ring to the last byte, and nothing of it waits.
+            await stream.send_all(bytes(ring_bytes))
     except BaseException:
         for stream in pair:
             await trio.aclose_forcefully(stream)

@@ -73,7 +73,7 @@ async def test_a_queued_send_of_a_stream_is_withdrawn_without_effect(clogged: St
             got = bytearray()
             while not got.endswith(b"waits behind"):
                 got += await b.receive_some()
-    assert got.endswith(b"xwaits in frontwaits behind")
+    assert got.endswith(b"\0waits in frontwaits behind")
 
 
 async def test_a_send_that_was_partly_given_ends_the_direction(options: exs.Options) -> None:

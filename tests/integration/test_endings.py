@@ -138,6 +138,35 @@ async def test_leaving_a_receive_queue_ends_the_call_of_another_task(streams: St
     assert await b.receive_some() == b"for the next one"
 
 
+# --- memory
+
+
+async def test_another_aclose_of_a_region_waits_as_the_first_did(options: exs.Options) -> None:
+    few = exs.Options(path=options.path, progress=options.progress, close_timeout=2.0, ring_bytes=65536)
+    a, b = await stream_pair(few)
+    region = exs.MemoryRegion(bytearray(300_000))
+
+    async def send() -> None:
+        await a.send_all(region)
+        await a.send_eof()
+
+    async def close() -> None:
+        await region.aclose()
+        assert region.in_use == 0
+
+    async with a, b, trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        await cancelled(region.aclose)
+        assert region.closed
+        assert region.in_use
+        nursery.start_soon(close)
+        nursery.start_soon(region.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert region.in_use
+        assert len(await rest_of(b)) == 300_000
+
+
 # --- connect
 
 
