@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The command ``exs``: arguments here, each command in a module of its own, imported when it is called.
+"""The command ``exs``: each command is in a module of its own, imported when it is called.
 
 Exit codes: 0 all is well; 1 some of it failed; 2 the command line is wrong; 3 no connection; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -16,71 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    from exs.cli.common import add_way, parse_address, parse_port, positive, size
-
-    parser = argparse.ArgumentParser(
-        prog="exs",
-        description="Zero-copy sockets: tools.",
-        epilog="Exit codes: 0 all is well, 1 some of it failed, 2 wrong usage, 3 no connection.",
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and end")
-    parser.add_argument("--cflags", action="store_true", help="print what a C compiler needs for exs.h")
-    parser.add_argument("--libs", action="store_true", help="print what a linker needs for libexs.a")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def command(name: str, module: str, function: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(module=module, function=function)
-        sub.add_argument("--json", action="store_true", help="print JSON on standard output, and no progress")
-        return sub
-
-    about = "Show which devices there are, what they can do, and why one is missing."
-    devices = command("devices", "devices", "run", about)
-    devices.add_argument("-v", "--verbose", action="store_true", help="RDMA ports, GIDs and limits too, by pyverbs")
-
-    ping = command("ping", "ping", "run", "Measure round trips to 'exs ping --serve'.")
-    ping.add_argument("address", nargs="?", type=parse_address, metavar="HOST:PORT", help="who answers")
-    ping.add_argument("--serve", action="store_true", help="answer, until interrupted")
-    ping.add_argument("--host", help="with --serve: address to listen on (default: all)")
-    ping.add_argument("--port", type=parse_port, default=7473, help="with --serve: port (default 7473; 0: any)")
-    ping.add_argument("-c", "--count", type=positive, default=10, help="round trips (default 10)")
-    ping.add_argument("-s", "--size", type=size, default=64, help="bytes of a message (default 64)")
-    ping.add_argument("-i", "--interval", type=float, default=0.2, help="seconds between two (default 0.2)")
-    add_way(ping)
-
-    bench = command("bench", "bench", "run", "Measure exs beside Python and trio TCP sockets, between two processes.")
-    bench.add_argument("--sizes", default="4K,64K,1M", help="message sizes for throughput (default 4K,64K,1M)")
-    bench.add_argument("--depth", type=positive, default=16, help="operations in flight (default 16)")
-    bench.add_argument("--rounds", type=positive, default=3, help="interleaved rounds; medians are shown (default 3)")
-    bench.add_argument("--seconds", type=float, default=0.3, help="length of one measurement (default 0.3)")
-    bench.add_argument("--quick", action="store_true", help="one short round")
-    bench.add_argument("--only", help="peers whose name contains one of these words, comma-separated")
-    bench.add_argument("--one-core", action="store_true", help="both processes on one core")
-
-    serve = command("serve", "transfer", "run_serve", "Serve a directory to 'exs put' and 'exs get'.")
-    serve.add_argument("directory", metavar="DIR")
-    serve.add_argument("--host", help="address to listen on (default: all)")
-    serve.add_argument("--port", type=parse_port, default=7471, help="default 7471; 0 takes a free one")
-    serve.add_argument("--read-only", action="store_true", help="refuse put")
-    add_way(serve)
-
-    put = command("put", "transfer", "run_put", "Send files and directories to a server.")
-    put.add_argument("files", nargs="+", metavar="FILE", help="files and directories")
-    put.add_argument("address", type=parse_address, metavar="HOST:PORT")
-    put.add_argument("--to", help="directory at the server to put them in (default: the served one)")
-
-    get = command("get", "transfer", "run_get", "Fetch files and directories from a server.")
-    get.add_argument("address", type=parse_address, metavar="HOST:PORT")
-    get.add_argument("paths", nargs="+", metavar="PATH", help="relative to the served directory; '.' for all of it")
-    get.add_argument("-o", "--output", default=".", metavar="DIR", help="where to (default: here); made if missing")
-    for sub in (put, get):
-        sub.add_argument("-j", "--jobs", type=positive, default=4, help="connections at the same time (default 4)")
-        sub.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-        add_way(sub)
-    return parser
 
 
 def version() -> str:
@@ -109,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = _parser()
+    from exs.cli.arguments import make_parser
+
+    parser = make_parser()
     try:
         args = parser.parse_args(argv)
         if args.version:
