@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from ground import HOST
+from ground import HOST, PATHS, VERBS
 from otherprocess import Other, pattern
 from victim import Victim
 
@@ -24,7 +24,8 @@ from exs import MemoryRegion, esapi
 
 MIB = 1 << 20
 BIG = 24 * MIB  # more than all the buffers on the way
-HUGE = 96 * MIB  # long enough to be disturbed on its way
+WAYS = ("auto",) if VERBS else ("auto", "tcp")
+HUGE = (48 if VERBS else 96) * MIB  # long enough to be disturbed on its way
 WAITALL = esapi.MSG_WAITALL
 
 Configure = Callable[..., None]
@@ -88,8 +89,11 @@ forever()
         memory, mh = in_a_direct_write(stream, other, fd)
         assert not memory[-1], "the transfer was over before it could be disturbed"
         other.kill()
-        event = stream.expect("recv", errno.ECONNRESET)
-        assert event.exs_evt_union.exs_evt_length == 0  # type: ignore[union-attr]
+        event = stream.until(lambda: stream.events.get("recv"))
+        got = event.exs_evt_union.exs_evt_length  # type: ignore[union-attr]
+        # What came in full transfers counts; on soft it is one.
+        assert event.exs_evt_errno == (0 if got else errno.ECONNRESET)
+        assert got < (HUGE if VERBS else 1)
         untouched(stream, memory)
         esapi.exs_mderegister(mh)
         is_dead(stream, fd)
@@ -126,7 +130,7 @@ time.sleep(60)
     with dialled_by(stream, code, EXS_PATH=path) as (other, fd):
         other.hear("posted")
         stream.drain(0.05)  # its advertisement is here
-        stream.send(fd, pattern(HUGE), "send")
+        stream.send(fd, pattern(HUGE + BIG), "send")  # more than fits, so that it is not over before the kill
         stream.until(other.heard)
         other.hear("partly")
         assert "send" not in stream.events
@@ -184,7 +188,7 @@ def test_receiver_killed_with_a_full_ring(stream: Victim, path: str) -> None:
         is_dead(stream, fd)
 
 
-@pytest.mark.parametrize("way", ["auto", "tcp"])
+@pytest.mark.parametrize("way", WAYS)
 def test_server_killed_in_the_middle_of_a_connect(stream: Victim, way: str, configure: Configure) -> None:
     """It listens and never answers; then it is gone."""
     configure(path=way)
@@ -194,10 +198,10 @@ def test_server_killed_in_the_middle_of_a_connect(stream: Victim, way: str, conf
             stream.drain(0.01)
         assert "connect" not in stream.events
         other.kill()
-        stream.expect("connect", errno.ECONNRESET)
+        stream.expect("connect", errno.ECONNREFUSED if VERBS else errno.ECONNRESET)  # its connection manager lives on
 
 
-@pytest.mark.parametrize("way", ["auto", "tcp"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_client_killed_in_the_middle_of_a_connect(stream: Victim, way: str, steps: int) -> None:
     """It dies after so many looks at its queue; a connection that was accepted is dead, or none was."""
@@ -355,13 +359,12 @@ assert memory == pattern({BIG})
 say("good")
 """
     configure(keepalive="1", connect_timeout="5")
-    paths = ("shm-vm", "shm-ring", "tcp")
     with ExitStack() as stack:
         others = []
-        for p in paths:
+        for p in PATHS:
             configure(path=p)
             others.append(stack.enter_context(dialling(stream, code, EXS_KEEPALIVE="1", EXS_PATH=p)))
-        rooms = [bytearray(14) for _ in paths]
+        rooms = [bytearray(14) for _ in PATHS]
         for i, (other, fd) in enumerate(others):
             other.hear("up")
             other.tell()
