@@ -295,8 +295,8 @@ class Context:
         reason = ""
         if sock and lib.exsi_socket_query(self.pointer, sock, info) == 0:
             reason = _text(info.reason)
-        if not reason and number == _errno.EINVAL:
-            return error(-number)
+        if not reason and number in (_errno.EINVAL, _errno.ENOMEM):
+            return error(-number, setup=setup, transferred=transferred)
         return from_errno(number, reason or None, setup=setup, transferred=transferred)
 
     def abandon(self, sock: int) -> None:
@@ -382,6 +382,8 @@ def error(code: int, *, setup: bool = False, transferred: int = 0) -> Error:
     number = abs(code)
     if number == _errno.EINVAL and _is_fork:
         return Error(number, _FORKED)
+    if number == _errno.ENOMEM:
+        return from_errno(number, _no_memory("out of memory"), setup=setup, transferred=transferred)
     return from_errno(number, setup=setup, transferred=transferred)
 
 
@@ -389,11 +391,15 @@ def _check_memory(code: int, length: int) -> None:
     if code != -_errno.ENOMEM:
         check(code)
         return
+    raise Error(_errno.ENOMEM, _no_memory(f"no memory to register {length} bytes"))
+
+
+def _no_memory(what: str) -> str:
+    """In words: with RDMA the limit of locked memory is the likely cause, and the one that the user can change."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    limit = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
-    raise Error(
-        _errno.ENOMEM,
-        f"no memory to register {length} bytes; the limit of locked memory (memlock) is {limit}: "
-        "raise it with 'ulimit -l', in /etc/security/limits.conf or with LimitMEMLOCK= of the service, "
-        "or register less",
+    if soft == resource.RLIM_INFINITY:
+        return what
+    return (
+        f"{what}; the limit of locked memory (RLIMIT_MEMLOCK, memlock) is {soft} bytes: raise it with 'ulimit -l', in "
+        "/etc/security/limits.conf or with LimitMEMLOCK= of the service, or register less"
     )

@@ -147,7 +147,8 @@ static int try_memory(struct verbs_adapter *a, char *reason)
     if (mr) lib->ibv_dereg_mr(mr);
     munmap(page, len);
     struct rlimit limit = {0};
-    if (rc == -ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0)
+    /* EPERM is what the kernel says of a limit of 0. */
+    if ((rc == -ENOMEM || rc == -EPERM) && getrlimit(RLIMIT_MEMLOCK, &limit) == 0)
         snprintf(reason, EXSI_REASON_MAX,
                  "%s cannot register any memory: the limit of locked memory (RLIMIT_MEMLOCK) is %llu bytes: raise it "
                  "by ulimit -l",

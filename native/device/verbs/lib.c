@@ -56,32 +56,37 @@ int verbs_lib_open(struct verbs_lib *lib, char *reason)
 
 /* --- looking ------------------------------------------------------------------------------------------ */
 
-static bool folder_has_entries(const char *path)
+/* The name of the first device's node, or nothing. */
+static bool first_node(char name[IBV_SYSFS_NAME_MAX])
 {
-    DIR *dir = opendir(path);
-    if (!dir) return false;
-    bool found = false;
+    DIR *dir = opendir(SYSFS_VERBS);
     const struct dirent *e;
-    /* abi_version is there whenever the module is. */
-    while (!found && (e = readdir(dir))) found = e->d_name[0] != '.' && strcmp(e->d_name, "abi_version") != 0;
+    bool found = false;
+    if (!dir) return false;
+    while (!found && (e = readdir(dir))) {
+        found = strncmp(e->d_name, "uverbs", 6) == 0;
+        if (found) snprintf(name, IBV_SYSFS_NAME_MAX, "%.*s", IBV_SYSFS_NAME_MAX - 1, e->d_name);
+    }
     closedir(dir);
     return found;
 }
 
 static int probe_kernel(char *reason)
 {
+    char name[IBV_SYSFS_NAME_MAX], path[sizeof DEV_FOLDER + IBV_SYSFS_NAME_MAX + 1];
     if (access(SYSFS_VERBS, F_OK) < 0) {
         snprintf(reason, EXSI_REASON_MAX, "this kernel has no RDMA support: the module ib_uverbs is not loaded");
         return -ENOSYS;
     }
-    if (!folder_has_entries(SYSFS_VERBS)) {
+    if (!first_node(name)) {
         snprintf(reason, EXSI_REASON_MAX,
                  "no RDMA device: no card was found, and no soft one was added (rdma link add)");
         return -ENODEV;
     }
-    if (access(DEV_FOLDER, F_OK) < 0) {
+    snprintf(path, sizeof path, DEV_FOLDER "/%s", name);
+    if (access(path, F_OK) < 0) {
         snprintf(reason, EXSI_REASON_MAX,
-                 "the kernel has RDMA devices, but " DEV_FOLDER " is not here: a container must be given it");
+                 "the kernel has RDMA devices, but %s is not here: a container must be given it", path);
         return -ENODEV;
     }
     return 0;

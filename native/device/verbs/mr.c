@@ -55,8 +55,8 @@ static int register_in(struct verbs_mr *mr, struct verbs_domain *domain, struct 
     *out = (vdev->lib.ibv_reg_mr)(domain->pd, mem->addr, mem->len, access_flags(mem, domain));
     if (*out) return 0;
     int error = errno ? errno : ENOMEM;
-    /* EAGAIN is what some kernels say of the limit. */
-    if (error == EAGAIN) error = ENOMEM;
+    /* What kernels say of the limit; EPERM if it is 0. */
+    if (error == EAGAIN || error == EPERM) error = ENOMEM;
     if (error == ENOMEM)
         tell_limit(vdev, domain->adapter->name, mem->len);
     else
