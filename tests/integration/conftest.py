@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import ground
 import pytest
 import trio
+import verbslink
 from ground import MODES, PATHS
 from victim import Victim
 
@@ -22,6 +23,7 @@ from exs.testing import Leaks, clogged_stream_pair, message_pair, stream_pair
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+collect_ignore = [] if ground.VERBS else ["test_hostile_verbs.py"]
 BOUND_S = ground.patient(20)
 
 for make in (stream_pair, message_pair, clogged_stream_pair):
@@ -38,7 +40,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("path", PATHS, ids=[ground.name_of(path) for path in PATHS])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    about_soft = [item for item in items if ground.VERBS and ground.is_about_soft(item.nodeid)]
+    if about_soft:
+        config.hook.pytest_deselected(items=about_soft)
+        items[:] = [item for item in items if item not in about_soft]
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _bounded(item.obj)
@@ -97,10 +103,13 @@ def _warm() -> Iterator[None]:
 
     exs.list_devices()
     trio.run(both_modes)
+    if ground.VERBS:
+        verbslink.Service.get()
     gc.collect()
     gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest
     yield
     gc.unfreeze()
+    verbslink.Service.stop()
 
 
 @pytest.fixture(autouse=True)

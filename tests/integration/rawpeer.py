@@ -32,6 +32,7 @@ from rawwire import (
     PONG,
     REVOKE,
     REVOKED,
+    RING,
     SEND,
     SEND_SE,
     TERMINATE,
@@ -273,11 +274,9 @@ def _agreed(sock: socket.socket, mine: Hello, frame: Frame, crc: bool) -> Agreed
     return Agreed(link, mine, Hello.decode(frame.private), Block.decode(frame.private), frame)
 
 
-def listen() -> tuple[socket.socket, tuple[str, int]]:
-    """A TCP listener on a free port of 127.0.0.1."""
-    sock = socket.create_server(("127.0.0.1", 0))
-    sock.settimeout(TIMEOUT)
-    return sock, sock.getsockname()
+def listener(host: str) -> socket.socket:
+    """A TCP listener on a free port of that address."""
+    return socket.create_server((host, 0))
 
 
 # --- the protocol, played fair -------------------------------------------------------------------------------
@@ -413,6 +412,8 @@ class StreamPeer(Peer):
             left = len(data) - at
             if self.adverts:
                 at += self.send_direct(data[at : at + left])
+            elif not self.theirs.ring_rkey:
+                self.step()  # it follows in a RING message
             elif self.isent - self.ifreed < self.theirs.ring_len:
                 at += self.send_indirect(data[at : at + left])
             else:
@@ -445,6 +446,15 @@ class StreamPeer(Peer):
         assert self.ifreed <= max(self.ifreed, c.freed) <= self.isent
         self.ifreed = max(self.ifreed, c.freed)
         super().on_control(c)
+
+    def on_other(self, c: Control) -> None:
+        if c.type != RING:
+            super().on_other(c)
+            return
+        assert not self.theirs.ring_rkey, "a RING that was not announced"
+        assert c.rkey
+        assert c.len == self.theirs.ring_len
+        self.theirs = replace(self.theirs, ring_addr=c.addr, ring_rkey=c.rkey)
 
     def on_fin(self, c: Control) -> None:
         assert c.seq == self.arrived, "FIN does not stand behind all data"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from rawpeer import Agreed, Memory, dial, greet
+from rawpeer import listener as listener  # the way in is the same
 from rawwire import F_ENHANCED, TIMEOUT, Block, Closed, Frame, Hello, Terminated, read_frame
 
 MAGIC, PAGE_MAGIC = 0x45585353484D3031, 0x4558535041474531

@@ -7,9 +7,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import ground
 import pytest
 import rawpeer as rp
 import rawshm as rs
+import verbslink
 from rawpeer import Agreed, StreamPeer, TcpLink
 from rawshm import ShmLink
 from rawwire import Closed, Control, Hello, Terminated
@@ -20,7 +22,19 @@ from exs import esapi
 FILL = 0xA5
 BUFFER = 192 * 1024
 GUARD = 4096
-LINKS = {"tcp": rp, "shm": rs}
+# What each link's module or object can: connect, listener, accept.
+LINKS = {
+    "": {"tcp": rp, "shm": rs},
+    "soft/tcp": {"tcp": rp},
+    "soft/shm": {"shm": rs},
+    "verbs/rxe": {"rxe": verbslink.DEVICES["rxe"]},
+    "verbs/siw": {"siw": verbslink.DEVICES["siw"]},
+}[ground.DEVICE]
+# Where a write with a key that has ended, or is another connection's, hits nothing: siw has no memory windows, so a key
+# there is its region's and good on every connection, unless keys are strict.
+KEYS_END = ground.DEVICE != "verbs/siw"
+# Where a key covers no byte beside what was advertised: rxe looks at a window's key but not at its bounds.
+KEYS_HAVE_BOUNDS = not ground.VERBS
 
 
 @dataclass
@@ -57,7 +71,7 @@ def advert_came(peer: StreamPeer) -> bool:
 
 def scene(v: Victim, link: str, active: bool) -> Scene:
     if active:
-        fd, agreed = v.connect(LINKS[link].accept)
+        fd, agreed = v.connect(LINKS[link].accept, LINKS[link].listener)
     else:
         fd, agreed = v.accept(LINKS[link].connect)
     return stage(v, fd, agreed, active)

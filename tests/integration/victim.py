@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ground import HOST, patient
 
@@ -24,6 +24,11 @@ T = TypeVar("T")
 
 TIMEOUT = patient(10.0)
 UNREGISTERED = esapi.EXS_MHANDLE_UNREGISTERED
+
+
+def tcp_listener(host: str) -> socket.socket:
+    """A TCP listener on a free port."""
+    return socket.create_server((host, 0))
 
 
 class Victim:
@@ -126,9 +131,11 @@ class Victim:
         fd = self.expect(cookie).exs_evt_union.exs_evt_fd  # type: ignore[union-attr]
         return fd, got
 
-    def connect(self, accept: Callable[[socket.socket], T]) -> tuple[int, T]:
+    def connect(
+        self, accept: Callable[[Any], T], listen: Callable[[str], Any] = tcp_listener
+    ) -> tuple[int, T]:  # Any: each link has its own kind of listener
         """Connect to a thread that accepts: our socket, and what it returned."""
-        with socket.create_server((HOST, 0)) as listener:
+        with listen(HOST) as listener:
             fd = self.begin_connect(listener.getsockname(), cookie := f"connect {self._accepts}")
             self._accepts += 1
             got = self.during(lambda: accept(listener))
