@@ -51,7 +51,7 @@ def test_the_folder_of_the_source_says_what_it_is() -> None:
     """A newcomer who starts Python there finds the source before what was installed."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", "import exs"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-S", "-c", "import exs"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"ImportError: {SOURCE} is the source of exs")
