@@ -289,7 +289,7 @@ static void test_no_receive(struct pair *p)
 static void test_idle(struct pair *p)
 {
     struct exsi_cm_options opt = options;
-    opt.keepalive_ms = 200;
+    opt.keepalive_ms = 500;
     must(ops->cm_resolve(p->a.part, NULL, &p->b.addr, &opt, NULL, &p->a.id) == 0);
     must(pair_until(p, p->a.resolved));
     pair_qp(&p->a, p->a.id, DEPTH);
