@@ -12,58 +12,54 @@
 /* Without a current state SMC takes every link for one that cannot send: nobody else fills it in. */
 static int state_asked(struct kretprobe_instance *call, struct pt_regs *regs)
 {
-	struct ib_qp_attr **asked = (struct ib_qp_attr **)call->data;
+    struct ib_qp_attr **asked = (struct ib_qp_attr **)call->data;
 
-	*asked = (struct ib_qp_attr *)regs_get_kernel_argument(regs, 1);
-	return 0;
+    *asked = (struct ib_qp_attr *)regs_get_kernel_argument(regs, 1);
+    return 0;
 }
 
 static int state_answered(struct kretprobe_instance *call, struct pt_regs *regs)
 {
-	struct ib_qp_attr *attr = *(struct ib_qp_attr **)call->data;
+    struct ib_qp_attr *attr = *(struct ib_qp_attr **)call->data;
 
-	if (attr && regs_return_value(regs) == 0)
-		attr->cur_qp_state = attr->qp_state;
-	return 0;
+    if (attr && regs_return_value(regs) == 0) attr->cur_qp_state = attr->qp_state;
+    return 0;
 }
 
 /* SMC asks with the mask of both kinds of event, which rxe compares with each kind: it would never tell of any. */
 static int events_asked(struct kprobe *probe, struct pt_regs *regs)
 {
-	if ((regs->si & IB_CQ_SOLICITED_MASK) == IB_CQ_SOLICITED_MASK)
-		regs->si &= ~(unsigned long)IB_CQ_SOLICITED;
-	return 0;
+    if ((regs->si & IB_CQ_SOLICITED_MASK) == IB_CQ_SOLICITED_MASK) regs->si &= ~(unsigned long)IB_CQ_SOLICITED;
+    return 0;
 }
 
 static struct kretprobe state = {
-	.kp.symbol_name = "rxe_query_qp",
-	.entry_handler = state_asked,
-	.handler = state_answered,
-	.data_size = sizeof(struct ib_qp_attr *),
-	.maxactive = 32,
+    .kp.symbol_name = "rxe_query_qp",
+    .entry_handler = state_asked,
+    .handler = state_answered,
+    .data_size = sizeof(struct ib_qp_attr *),
+    .maxactive = 32,
 };
 
 static struct kprobe events = {
-	.symbol_name = "rxe_req_notify_cq",
-	.pre_handler = events_asked,
+    .symbol_name = "rxe_req_notify_cq",
+    .pre_handler = events_asked,
 };
 
 static int __init exs_lab_init(void)
 {
-	int rc = register_kretprobe(&state);
+    int rc = register_kretprobe(&state);
 
-	if (rc)
-		return rc;
-	rc = register_kprobe(&events);
-	if (rc)
-		unregister_kretprobe(&state);
-	return rc;
+    if (rc) return rc;
+    rc = register_kprobe(&events);
+    if (rc) unregister_kretprobe(&state);
+    return rc;
 }
 
 static void __exit exs_lab_exit(void)
 {
-	unregister_kprobe(&events);
-	unregister_kretprobe(&state);
+    unregister_kprobe(&events);
+    unregister_kretprobe(&state);
 }
 
 module_init(exs_lab_init);
