@@ -39,6 +39,10 @@ static void cause_late(struct exsi_timer *t)
     struct verbs_qp *qp = exsi_container_of(t, struct verbs_qp, cause_timer);
     if (qp->suspect)
         verbs_qp_fail(qp, qp->suspect, "the peer refused what it had allowed");
+    else if (!qp->adapter->iwarp)
+        /* Nothing of ours failed, and rdma_cm leaves a queue pair alone when the peer goes: the device found fault with
+         * what the peer sent.  (rxe tells it by no event.) */
+        verbs_qp_fail(qp, EPROTO, "the peer wrote with a key that is not valid there, or sent what the device refuses");
     else
         verbs_qp_fail(qp, ECONNRESET, "the connection broke");
 }
