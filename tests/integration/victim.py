@@ -86,10 +86,11 @@ class Victim:
             assert time.monotonic() < deadline, "it never came true"
             self.drain(step)
 
-    def expect(self, cookie: object, error: int = 0, timeout: float = TIMEOUT) -> ExsEvent:
-        """The event of a post, which must have this errno."""
+    def expect(self, cookie: object, *errors: int, timeout: float = TIMEOUT) -> ExsEvent:
+        """The event of a post, which must have this errno, or one of these."""
         event = self.until(lambda: self.events.get(cookie), timeout)
-        assert event.exs_evt_errno == error, f"{cookie}: errno {event.exs_evt_errno}, not {error}: {event}"
+        wanted = errors or (0,)
+        assert event.exs_evt_errno in wanted, f"{cookie}: errno {event.exs_evt_errno}, not {wanted}: {event}"
         return event
 
     def during(self, act: Callable[[], T], timeout: float = 3 * TIMEOUT) -> T:
