@@ -135,12 +135,26 @@ int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_se
     return 0;
 }
 
+/* siw completes a READ behind what was posted after it, so it can have no place among them. */
+static int post_apart(struct verbs_qp *qp, enum ibv_wr_opcode opcode, uint32_t index)
+{
+    struct ibv_send_wr wr = {.wr_id = qp->wr_base | index, .opcode = opcode, .send_flags = IBV_SEND_SIGNALED};
+    if (qp->down || !qp->up) return -ENOTCONN;
+    return hand_over(qp, &wr);
+}
+
 int verbs_qp_post_mark(struct verbs_qp *qp)
 {
     /* Without a length neither key nor address mean anything (IBTA 9.4.3, RFC 5040 §5.2).  On InfiniBand the far
      * device acknowledges a WRITE; on iWARP only the answer to a READ says that it is there. */
-    struct ibv_send_wr wr = {.opcode = qp->adapter->iwarp ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE};
+    struct ibv_send_wr wr = {.opcode = IBV_WR_RDMA_WRITE};
+    if (qp->adapter->iwarp) return post_apart(qp, IBV_WR_RDMA_READ, VERBS_WR_MARK);
     return verbs_qp_post_own(qp, &wr, VERBS_SENT_MARK, 0, true);
+}
+
+int verbs_qp_post_nudge(struct verbs_qp *qp)
+{
+    return post_apart(qp, IBV_WR_RDMA_WRITE, VERBS_WR_NUDGE);
 }
 
 void verbs_qp_flush(struct exsi_qp *qp)
@@ -248,7 +262,7 @@ static bool sent_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct e
     *out = (struct exsi_wc){.wr_id = sent.wr_id, .qp = &qp->qp, .vendor = in->status};
     out->error = in->status == IBV_WC_SUCCESS ? 0 : failed(qp, in);
     if (!out->error) {
-        qp->heard = true;
+        qp->heard |= !qp->adapter->iwarp; /* there it only says that TCP has the bytes */
         verbs_qp_drained(qp);
     }
     switch ((enum verbs_sent_kind)sent.kind) {
@@ -266,6 +280,20 @@ static bool sent_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct e
     return sent.signalled || out->error;
 }
 
+/* What has no place among the others. */
+static bool apart_complete(struct verbs_qp *qp, const struct ibv_wc *in, uint32_t index)
+{
+    if (index == VERBS_WR_MARK)
+        qp->mark_out = false;
+    else
+        qp->nudge_out = false;
+    if (in->status != IBV_WC_SUCCESS)
+        (void)failed(qp, in);
+    else if (index == VERBS_WR_MARK)
+        qp->heard = true;
+    return false;
+}
+
 /* The peer refused: either one of us breaks the rules, or its program has just died, for then the kernel ends its
  * windows before its queue pairs.  In that case the word that the connection is over follows. */
 static bool is_refusal(enum ibv_wc_status status)
@@ -281,5 +309,7 @@ bool verbs_qp_complete(struct verbs_qp *qp, const struct ibv_wc *in, struct exsi
         verbs_qp_lost(qp, is_refusal(in->status) ? verbs_status_errno(in->status) : 0);
         return false;
     }
-    return in->wr_id & VERBS_WR_RECV ? recv_complete(qp, in, out) : sent_complete(qp, in, out);
+    uint32_t index = (uint32_t)in->wr_id & VERBS_WR_INDEX_MASK;
+    if (in->wr_id & VERBS_WR_RECV) return recv_complete(qp, in, out);
+    return index >= VERBS_WR_NUDGE ? apart_complete(qp, in, index) : sent_complete(qp, in, out);
 }

@@ -17,8 +17,6 @@
 enum {
     DEFAULT_CLOSE_MS = 5000,
     CAUSE_MS = 2000, /* where a completion does not say why, the reason comes within */
-    ALIVE_PARTS = 2, /* looks per keepalive_ms */
-    ALIVE_LOOKS = 4, /* so many in a row without a sign of life are death */
 };
 
 static uint64_t ns_of_ms(uint32_t ms)
@@ -45,29 +43,6 @@ static void cause_late(struct exsi_timer *t)
         verbs_qp_fail(qp, EPROTO, "the peer wrote with a key that is not valid there, or sent what the device refuses");
     else
         verbs_qp_fail(qp, ECONNRESET, "the connection broke");
-}
-
-static void start_alive(struct verbs_qp *qp)
-{
-    uint32_t ms = qp->id ? qp->id->opt.keepalive_ms : 0;
-    if (!ms) return;
-    if (exsi_timer_start(qp->part->poller, &qp->alive_timer, ns_of_ms(ms) / ALIVE_PARTS) < 0)
-        verbs_qp_fail(qp, ENOMEM, "no memory for the keep-alive timer");
-}
-
-/* Completions are signs of life; where there are none, a mark asks for one. */
-static void alive_look(struct exsi_timer *t)
-{
-    struct verbs_qp *qp = exsi_container_of(t, struct verbs_qp, alive_timer);
-    if (qp->down) return;
-    qp->silent = qp->heard ? 0 : qp->silent + 1;
-    qp->heard = false;
-    if (qp->silent >= ALIVE_LOOKS) {
-        verbs_qp_fail(qp, ETIMEDOUT, "the peer's host does not answer");
-        return;
-    }
-    if (qp->silent && !qp->mark_out && !qp->shut && verbs_qp_post_mark(qp) == 0) qp->mark_out = true;
-    start_alive(qp);
 }
 
 static int alloc_rings(struct verbs_qp *qp)
@@ -120,7 +95,6 @@ static struct verbs_qp *qp_new(struct verbs_part *part, struct verbs_id *id, con
     exsi_list_init(&qp->device_node);
     qp->close_timer.fn = close_late;
     qp->cause_timer.fn = cause_late;
-    qp->alive_timer.fn = alive_look;
     return qp;
 }
 
@@ -182,7 +156,7 @@ void verbs_qp_up(struct verbs_qp *qp)
     if (qp->up || qp->down) return;
     qp->up = true;
     learn_gid(qp);
-    start_alive(qp);
+    verbs_alive_start(qp);
 }
 
 /* --- the end --------------------------------------------------------------------------------------- */

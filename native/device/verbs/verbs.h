@@ -293,8 +293,11 @@ void verbs_cq_put(struct verbs_cq *cq, uint32_t n);
 /* wr_id of a work request: recv (63) | generation (48..62) | slot (28..47) | index (0..27). */
 #define VERBS_WR_RECV       ((uint64_t)1 << 63)
 #define VERBS_WR_INDEX_MASK ((1u << 28) - 1)
-#define VERBS_SLOT_MAX      (1u << 20)
-#define VERBS_GENERATION    0x7fffu
+/* Indices of what has no place in qp->sent: on iWARP, what keep-alive posts. */
+#define VERBS_WR_MARK    VERBS_WR_INDEX_MASK
+#define VERBS_WR_NUDGE   (VERBS_WR_INDEX_MASK - 1)
+#define VERBS_SLOT_MAX   (1u << 20)
+#define VERBS_GENERATION 0x7fffu
 
 /* Give the queue pair a slot, which sets qp->wr_base (its generation and slot in place), and link it into part->qps;
  * take it back. */
@@ -332,7 +335,7 @@ enum verbs_sent_kind {
     VERBS_SENT_READ,
     VERBS_SENT_BIND,
     VERBS_SENT_INVALIDATE,
-    VERBS_SENT_MARK, /* nothing at all: a zero-length WRITE or READ, to hear that the far device answers */
+    VERBS_SENT_MARK, /* nothing at all: a zero-length WRITE, to hear that the far device answers */
 };
 
 /* Requests beyond the caller's and the keys': the marks of keep-alive and of the end. */
@@ -381,7 +384,8 @@ struct verbs_qp {
     bool told;                  /* DISCONNECTED was polled */
     bool shut;                  /* cm_disconnect: nothing more is posted */
     bool left;                  /* the peer was told */
-    bool mark_out, heard;       /* keep-alive: a mark is on its way; something completed since it was looked at */
+    bool mark_out, nudge_out;   /* keep-alive: they are on their way */
+    bool heard;                 /* keep-alive: a sign of life came since it was looked at */
     uint32_t silent;            /* keep-alive: looks in a row that found nothing */
     struct exsi_list down_node; /* part->downs */
     struct exsi_timer close_timer, cause_timer, alive_timer;
@@ -425,6 +429,10 @@ void verbs_qp_bury(struct verbs_qp *qp);
 void verbs_qp_free(struct verbs_qp *qp);
 /* A request that says nothing but that the far device answers. */
 EXSI_MUST_CHECK int verbs_qp_post_mark(struct verbs_qp *qp);
+/* iWARP: one that only makes TCP send something. */
+EXSI_MUST_CHECK int verbs_qp_post_nudge(struct verbs_qp *qp);
+/* alive.c: from now on look after the peer's host, every keepalive_ms. */
+void verbs_alive_start(struct verbs_qp *qp);
 /* A raw queue pair's adapter and hardware. */
 EXSI_MUST_CHECK int verbs_raw_adapter(struct verbs_part *part, struct verbs_adapter **out);
 EXSI_MUST_CHECK int verbs_raw_open(struct verbs_qp *qp, struct ibv_qp_init_attr *init);
