@@ -7,14 +7,17 @@ must not want the same one on one machine: each listener asks for any.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import agent
 import pytest
 from otherprocess import Other
 
@@ -80,6 +83,20 @@ def late(fd, first):
         event.raise_for_errno()
     for i, room in enumerate(rooms):
         assert room == bytes([i + 1]) * LATE, (i, room.find(0xEE))
+
+def busy(fd, first):
+    if first:
+        room = bytearray(10)
+        recv(fd, room, waitall)
+        event = take()
+        say(event.exs_evt_errno)
+        assert event.exs_evt_errno or room == pattern(10)
+        return
+    exs_qdequeue(q, 1, 0.5)
+    say("busy")
+    wait()  # our program answers nothing, our host does
+    send(fd, pattern(10))
+    finish()
 
 def make(crc):
     fd = exs_socket(socket.AF_INET, kind)
@@ -168,6 +185,39 @@ def test_what_was_sent_may_be_overwritten_while_it_lies_in_tcp(
     c.client.tell()
     c.client.hear("soft" if sends == "soft" else "verbs")
     c.server.hear("verbs" if sends == "soft" else "soft")
+
+
+@pytest.fixture
+def watchful() -> Iterator[Couple]:
+    """siw dials soft, and asks every second whether its host is still there."""
+    with (
+        Other(PROGRAM, (ADDRESS, 0), prefix=THERE, EXS_PROGRESS="inline", **SOFT) as server,
+        Other(PROGRAM, (ADDRESS, 0), EXS_PROGRESS="inline", EXS_KEEPALIVE="1", **SIW) as client,
+    ):
+        yield Couple(server, client)
+
+
+def test_a_program_that_computes_is_not_taken_for_dead(watchful: Couple) -> None:
+    watchful.connect("busy", "messages", "none")
+    watchful.server.hear("busy")
+    time.sleep(6)
+    watchful.server.tell()
+    watchful.client.hear("0")
+    watchful.client.hear("verbs")
+    watchful.server.hear("soft")
+
+
+@pytest.mark.skipif(not PEER, reason="verbs: needs the second guest")
+def test_but_its_host_is_when_it_is_gone(watchful: Couple) -> None:
+    watchful.connect("busy", "messages", "none")
+    watchful.server.hear("busy")
+    time.sleep(3)
+    try:
+        agent.run(["ip", "link", "set", "eth1", "down"])
+        watchful.client.hear(str(errno.ETIMEDOUT))
+    finally:
+        agent.run(["ip", "link", "set", "eth1", "up"])
+        agent.run(["ip", "-6", "addr", "replace", "fd78::2/64", "dev", "eth1", "nodad"])
 
 
 def test_soft_below_its_table_against_siw() -> None:
