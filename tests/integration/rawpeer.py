@@ -98,6 +98,18 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
+class Judged:
+    """What links share that learn by reading how they ended."""
+
+    def verdict(self: Link) -> Exception:
+        """Read to the end: Terminated or Closed, whichever says how it ended."""
+        try:
+            while True:
+                self.next_message()
+        except (Closed, Terminated) as why:
+            return why
+
+
 # --- iWARP over TCP ----------------------------------------------------------------------------------------
 
 
@@ -117,7 +129,7 @@ class Segment:
 
 
 @dataclass
-class TcpLink:
+class TcpLink(Judged):
     """FPDUs over a connected TCP socket, set-up done."""
 
     sock: socket.socket
@@ -203,14 +215,6 @@ class TcpLink:
             if s.last:
                 self.peer_msn += 1
                 return bytes(data)
-
-    def verdict(self) -> Exception:
-        """Read to the end: Terminated or Closed, whichever says how it ended."""
-        try:
-            while True:
-                self.next_message()
-        except (Closed, Terminated) as why:
-            return why
 
     def close(self) -> None:
         self.sock.close()

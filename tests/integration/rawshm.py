@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from rawpeer import Agreed, Memory, dial, greet
+from rawpeer import Agreed, Judged, Memory, dial, greet
 from rawpeer import listener as listener  # the way in is the same
 from rawwire import F_ENHANCED, TIMEOUT, Block, Closed, Frame, Hello, Terminated, read_frame
 
@@ -181,7 +181,7 @@ class Segment:
         self.map.close()
 
 
-class ShmLink:
+class ShmLink(Judged):
     """Slots out, slots in, and the UNIX socket that tells of death."""
 
     def __init__(self, unix: socket.socket, segment: Segment, tcp: socket.socket) -> None:
@@ -367,14 +367,6 @@ class ShmLink:
         self.segment.set_consumed(self.taken)
         if self.segment.want(1 - self.segment.side) <= self.taken and not self.dead:
             self.wake()
-
-    def verdict(self) -> Exception:
-        """Read to the end: Terminated or Closed, whichever says how it ended."""
-        try:
-            while True:
-                self.next_message()
-        except (Closed, Terminated) as why:
-            return why
 
     def close(self) -> None:
         for region in self.regions.values():
