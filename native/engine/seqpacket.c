@@ -6,6 +6,7 @@
  * word stands on the last segment alone; nothing of a new message goes out while a REVOKED is owed. */
 #include "engine/flow.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct seqpacket {
@@ -304,7 +305,11 @@ static const struct exsi_flow_ops flow_ops = {
 static int ep_open(struct exsi_endpoint *ep, const struct exsi_engine_config *cfg)
 {
     /* Every receive is exposed, so without keys of its own range nothing can be received. */
-    if (cfg->strict_keys && !ep->key_per_range) return -EOPNOTSUPP;
+    if (cfg->strict_keys && !ep->key_per_range) {
+        snprintf(ep->reason, sizeof ep->reason,
+                 "strict_keys: messages need keys of a range, for which this device has no memory windows");
+        return -EOPNOTSUPP;
+    }
     struct seqpacket *s = calloc(1, sizeof *s);
     if (!s) return -ENOMEM;
     int rc = exsi_flow_init(&s->f, ep, cfg, &flow_ops);

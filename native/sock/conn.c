@@ -84,7 +84,10 @@ static int make_endpoint(struct exsi_socket *s, bool active, const struct exsi_e
     if (rc < 0) dev->ops->cm_destroy(id);
     if (rc == 0) rc = exsi_ep_open_engine(ep, &cfg);
     if (rc == 0) rc = exsi_ep_attach(ep, &s->attach);
-    if (rc < 0) exsi_conn_teardown(s);
+    if (rc < 0) {
+        if (!s->reason[0]) memcpy(s->reason, ep->reason, sizeof s->reason);
+        exsi_conn_teardown(s);
+    }
     return rc;
 }
 

@@ -239,6 +239,7 @@ static void test_strict_keys(void)
     must(exsi_ep_new(p.group, sim_device(p.sim), &exsi_engine_seqpacket, &attr, &memory, &p.side[0].stats, &ep) == 0);
     must(exsi_ep_make_qp(ep, NULL) == 0);
     ok(exsi_ep_open_engine(ep, &cfg[0]) == -EOPNOTSUPP, "strict_keys refuses a device without keys per range");
+    ok(strstr(ep->reason, "strict_keys"), "and says so: %s", ep->reason);
     exsi_ep_free(ep);
     exsi_group_reap(p.group);
     defaults();
