@@ -289,7 +289,7 @@ def test_attack_on_a_threaded_program(attack: str, link: str) -> None:
     v = Victim(mode="thread")
     s = scene(v, link, False)
     v.during(lambda: as_far_as_it_goes(ATTACKS[attack], s))
-    judge(s, errno.EPROTO)
+    judge(s, *(FAULT if attack in DEVICE_FINDS else (errno.EPROTO,)))
     v.healthy()
     v.finish()
 
