@@ -285,13 +285,18 @@ def test_registering_lets_other_threads_run() -> None:
 
     thread = threading.Thread(target=count)
     thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # from here on this thread runs alone, but where it gives the lock up
     try:
-        for _ in range(20):
-            before = ticks
-            with MemoryRegion.allocate(8 << 20):
+        before = ticks
+        for _ in range(500):
+            with MemoryRegion.allocate(1 << 20):
                 pass
+            if ticks > before:
+                break
         assert ticks > before
     finally:
+        sys.setswitchinterval(interval)
         done.set()
         thread.join()
 
