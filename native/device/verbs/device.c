@@ -46,6 +46,16 @@ static bool can_make_windows(struct ibv_pd *pd)
     return mw != NULL;
 }
 
+/* siw's library takes the mapping offset 0x90000, which its kernel gives out like any other, for "no mapping": whatever
+ * gets it cannot be made (in a fresh process: the sixth connection).  A completion queue that
+ * nobody uses, made first, lies across that place. */
+static void make_spacer(struct verbs_adapter *a)
+{
+    enum { SIW_VENDOR = 0x626d74, ENTRY = 32, PLACE = 0x90000 };
+    if (a->iwarp && a->attr.vendor_id == SIW_VENDOR)
+        a->spacer = a->vdev->lib.ibv_create_cq(a->ctx, PLACE / ENTRY + 128, NULL, NULL, 0);
+}
+
 static int adapter_new(struct verbs_device *vdev, struct ibv_context *ctx, struct verbs_adapter **out)
 {
     struct verbs_adapter *a = calloc(1, sizeof *a);
@@ -64,6 +74,7 @@ static int adapter_new(struct verbs_device *vdev, struct ibv_context *ctx, struc
         return rc;
     }
     a->windows = a->windows && can_make_windows(a->domain.pd);
+    make_spacer(a);
     a->domain.adapter = a;
     exsi_list_init(&a->domain.regions);
     *out = a;
@@ -72,6 +83,7 @@ static int adapter_new(struct verbs_device *vdev, struct ibv_context *ctx, struc
 
 static void adapter_free(struct verbs_adapter *a)
 {
+    if (a->spacer) (void)a->vdev->lib.ibv_destroy_cq(a->spacer);
     a->vdev->lib.ibv_dealloc_pd(a->domain.pd);
     free(a);
 }

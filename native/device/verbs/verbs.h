@@ -116,6 +116,7 @@ struct verbs_adapter {
     struct ibv_context *ctx;
     struct verbs_domain domain;
     struct ibv_device_attr attr;
+    struct ibv_cq *spacer; /* siw only: device.c */
     uint64_t max_msg;
     char name[32];
     int index;
