@@ -37,8 +37,9 @@ static void qp_event(struct verbs_device *vdev, const struct ibv_async_event *ev
 {
     exsi_list_for (qp, &vdev->qps, struct verbs_qp, device_node) {
         if (qp->ibqp != ev->element.qp || qp->stricken) continue;
-        /* QP_FATAL is the device's failure, the others say that the peer broke the rules. */
-        qp->stricken = ev->event_type == IBV_EVENT_QP_FATAL ? EIO : EPROTO;
+        /* QP_FATAL is the device's failure, or on iWARP that TCP lost the connection under a request; the
+         * others say that the peer broke the rules. */
+        qp->stricken = ev->event_type != IBV_EVENT_QP_FATAL ? EPROTO : qp->adapter->iwarp ? ECONNRESET : EIO;
         exsi_list_append(&qp->part->stricken, &qp->stricken_node);
         wake(qp->part);
         return;

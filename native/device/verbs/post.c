@@ -203,6 +203,9 @@ static int failed(struct verbs_qp *qp, const struct ibv_wc *in)
     bool too_long =
         in->wr_id & VERBS_WR_RECV && (in->status == IBV_WC_LOC_LEN_ERR || in->status == IBV_WC_LOC_QP_OP_ERR);
     if (too_long) error = EPROTO;
+    /* siw calls it so when TCP lost the connection under a request. */
+    else if (qp->adapter->iwarp && in->status == IBV_WC_LOC_QP_OP_ERR)
+        error = ECONNRESET;
     if (!qp->error) {
         qp->error = error;
         if (too_long)
