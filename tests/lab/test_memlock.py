@@ -17,6 +17,13 @@ from exs.testing import stream_pair
 
 host = sys.argv[1]
 
+def leaves(error):
+    for inner in error.exceptions if isinstance(error, BaseExceptionGroup) else [error.__cause__]:
+        if inner is None:
+            yield error
+        else:
+            yield from leaves(inner)
+
 async def main():
     try:
         exs.MemoryRegion(bytearray(8 << 20)).close()
@@ -24,9 +31,9 @@ async def main():
         print("region", errno.errorcode[error.errno], error)
     try:
         a, b = await stream_pair(exs.Options(device="verbs"), host=host)
-    except OSError as error:
-        causes = error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else [error]
-        print("verbs", *(f"{errno.errorcode[e.errno]} {e}" for e in causes))
+    except Exception as error:
+        for leaf in leaves(error):
+            print("verbs", errno.errorcode[leaf.errno], leaf)
     else:
         print("verbs connected")
     a, b = await stream_pair(exs.Options(device="soft"), host="127.0.0.1")
