@@ -194,7 +194,7 @@ class Pump:
         self._spare: Parked | None = None
         self._log_due = 0.0
         self._chance = 0
-        self.expecting = 0  # passes in which an answer is likely: a receive had to wait a moment ago
+        self.expecting: int = 0  # passes in which an answer is likely: a receive had to wait a moment ago
         self._instrument = _Looks(self)
         trio.lowlevel.add_instrument(self._instrument)
         trio.lowlevel.spawn_system_task(self._run, name="exs pump")
