@@ -85,7 +85,7 @@ def junit(report: Report, name: str, file: Path, code: int, seconds: float, leas
     skips = [s.get("message") or s.text or "" for c in cases for s in c.iter("skipped")]
     log = file.with_name("testlog.txt")
     if log.exists():  # of meson, whose report leaves the reasons out
-        said = re.findall(r"^ok \d+.*# SKIP (.*)$", log.read_text(errors="replace"), re.MULTILINE)
+        said = re.findall(r"^(?:ok \d+|1\.\.0).*# SKIP (.*)$", log.read_text(errors="replace"), re.MULTILINE)
         skips = said + ["no reason"] * (len(skips) - len(said))
     failed = sum(1 for c in cases if c.find("failure") is not None or c.find("error") is not None)
     passed = len(cases) - failed - len(skips)
