@@ -218,7 +218,11 @@ def ends(host: str, command: str) -> list[str]:
 
 @pytest.fixture
 def rxe() -> Iterator[None]:
-    """soft-RoCE as new afterwards: with its link down and up again it reaches no address of its own host."""
+    """soft-RoCE as new afterwards.
+
+    Its link is never taken down here: a message of rdma_cm that is sent then stops its management queue pair for
+    good, and whoever ends a connection waits for it in the kernel.
+    """
     yield
     script = """
         rdma link delete rxe0
@@ -229,11 +233,6 @@ def rxe() -> Iterator[None]:
     """
     subprocess.run(["sh", "-c", script], check=True, timeout=60)
     time.sleep(1)
-
-
-@pytest.mark.usefixtures("rxe")
-def test_a_port_that_stays_down_ends_its_connections() -> None:
-    assert ends("10.77.0.1", "ip link set eth0 down") == 2 * [str(errno.ENETDOWN)]
 
 
 @pytest.mark.usefixtures("rxe")
