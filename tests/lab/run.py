@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import guest
@@ -27,9 +28,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tests/lab/run.py", description="virtual machines with soft-RoCE and soft-iWARP")
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("setup", help="packages, kernel and modules; boots nothing")
+    everything = suites.SUITES + suites.ON_REQUEST
     test = verbs.add_parser("test", help="pytest in guests; further arguments are pytest's")
     test.add_argument("--venv", type=Path, default=default_venv(), help="whose pytest and exs (%(default)s)")
-    test.add_argument("--only", action="append", choices=[s.name for s in suites.SUITES], help="this suite")
+    test.add_argument("--only", action="append", choices=[s.name for s in everything], help="this suite")
     for name, what in (("exec", "run one command in a guest"), ("shell", "a shell in a guest")):
         one = verbs.add_parser(name, help=what)
         one.add_argument("--venv", type=Path, default=default_venv(), help="whose programs come first (%(default)s)")
@@ -75,9 +77,11 @@ def one_job(options: argparse.Namespace) -> int:
     return status
 
 
-def one_suite(suite: suites.Suite, venv: Path, arguments: list[str]) -> suites.Verdict:
-    """Boot what it takes, run it, look at its report."""
-    print(f"\n=== lab: {suite.name} on {suite.device or 'every device'}, {suite.guests} guest(s)", flush=True)
+def one_suite(suite: suites.Suite, venv: Path, arguments: list[str], *, echo: bool = True) -> suites.Verdict:
+    """Boot what it takes, run it, look at its report; without ``echo`` its output is shown when it is over."""
+    title = f"\n=== lab: {suite.name} on {suite.device or 'every device'}, {suite.guests} guest(s)"
+    if echo:
+        print(title, flush=True)
     report = guest.BUILD / f"{suite.name}.xml"
     report.unlink(missing_ok=True)
     command = suites.pytest_command(suite, Path("/var/tmp/junit.xml"), arguments)
@@ -90,7 +94,8 @@ def one_suite(suite: suites.Suite, venv: Path, arguments: list[str]) -> suites.V
         timeout=60 * suite.minutes,
     )
     start = time.monotonic()
-    machine = (pair.Pair if suite.guests == 2 else guest.Guest)(kernel.ensure(), job)
+    found = kernel.ensure()
+    machine = pair.Pair(found, job) if suite.guests == 2 else guest.Guest(found, job, echo=echo)
     try:
         status = machine.wait()
         made = machine.folder / "junit.xml"
@@ -101,6 +106,9 @@ def one_suite(suite: suites.Suite, venv: Path, arguments: list[str]) -> suites.V
         return suites.Verdict(suite.name, time.monotonic() - start, problems=[str(problem).partition(";")[0]])
     finally:
         machine.kill()
+        said = machine.folder / "output"
+        if not echo and said.exists():
+            print(title + "\n" + said.read_text(errors="replace"), flush=True)
     machine.discard()
     text = report.read_text() if report.exists() else None
     return suites.judge(suite, status, text, time.monotonic() - start, partly=bool(arguments))
@@ -108,8 +116,22 @@ def one_suite(suite: suites.Suite, venv: Path, arguments: list[str]) -> suites.V
 
 def test(options: argparse.Namespace, arguments: list[str]) -> int:
     """Every suite, one after the other, and a table."""
-    chosen = [s for s in suites.SUITES if not options.only or s.name in options.only]
-    verdicts = [one_suite(suite, options.venv.absolute(), arguments) for suite in chosen]
+    everything = suites.SUITES + suites.ON_REQUEST
+    chosen = [s for s in everything if s.name in options.only] if options.only else list(suites.SUITES)
+    venv = options.venv.absolute()
+    singles = [s for s in chosen if s.guests == 1]
+    verdicts: list[suites.Verdict] = []
+    if len(singles) > 1:
+        # A guest keeps little more than one core busy: two at a time.
+        kernel.ensure()
+        print(
+            f"\n=== lab: {', '.join(s.name for s in singles)}, two guests at a time; each is shown at its end",
+            flush=True,
+        )
+        with ThreadPoolExecutor(2) as two:
+            verdicts += two.map(lambda s: one_suite(s, venv, arguments, echo=False), singles)
+        chosen = [s for s in chosen if s.guests != 1]
+    verdicts += [one_suite(suite, venv, arguments) for suite in chosen]
     print("\n=== lab")
     for verdict in verdicts:
         print(verdict)

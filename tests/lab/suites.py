@@ -31,14 +31,25 @@ class Suite:
     minutes: float = 12.0
 
 
-SMOKE = [f"tests/integration/test_{name}.py" for name in ("sockets", "streams", "zero_copy")]
+def _files(names: str) -> list[str]:
+    return [f"tests/integration/test_{name}.py" for name in names.split()]
+
+
+SMOKE = _files("sockets streams zero_copy")
+VERBS = SMOKE + _files("queues runs faults wire hostile hostile_verbs endings many stream_contract")
+REST = _files("processes cancellation leaks limits transfer cli examples examples_esapi proxy hosts hostile_setup")
+"""Takes too long for every day in a guest, or has tests that do not pass there yet: ``--only rxe-rest``."""
 
 SUITES = (
-    Suite("rxe", "verbs/rxe", ["tests/integration"], 200),
-    Suite("siw", "verbs/siw", ["tests/integration"], 200),
+    Suite("rxe", "verbs/rxe", VERBS, 330),
+    Suite("siw", "verbs/siw", VERBS, 320),
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
-    Suite("pair", "", ["tests/lab"], 1, guests=2),
+    Suite("pair", "", ["tests/lab"], 40, guests=2),
+)
+ON_REQUEST = (
+    Suite("rxe-rest", "verbs/rxe", REST, 100),
+    Suite("siw-rest", "verbs/siw", REST, 100),
 )
 
 
