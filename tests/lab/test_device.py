@@ -242,7 +242,10 @@ def test_an_address_that_goes_ends_its_connections() -> None:
 
 @pytest.mark.usefixtures("rxe")
 def test_a_device_that_is_removed_ends_its_connections() -> None:
-    assert ends("10.77.0.1", "rdma link delete rxe0 &") == 2 * [str(errno.ENODEV)]
+    found = ends("10.77.0.1", "rdma link delete rxe0 &")
+    # Both ends are on it, and one may hear of the other's end first.
+    assert set(found) <= {str(errno.ENODEV), str(errno.ECONNRESET)}
+    assert str(errno.ENODEV) in found
 
 
 def test_on_iwarp_a_link_that_goes_down_ends_its_connections() -> None:
