@@ -96,7 +96,7 @@ def _fetch(tree: Path) -> str:
     shutil.rmtree(debs, ignore_errors=True)
     debs.mkdir()
     apt = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
-    subprocess.run([*apt, *(f"{n}={version[1]}" for n in names)], cwd=debs, check=True)
+    subprocess.run([*apt, *(_at(n, version[1]) for n in names)], cwd=debs, check=True)
     tree.mkdir()
     for name in names[:-1]:
         subprocess.run(["dpkg-deb", "-x", *debs.glob(f"{name}_*"), tree], check=True)
@@ -108,6 +108,16 @@ def _fetch(tree: Path) -> str:
     _build(Kernel(release, tree), siw, "CONFIG_RDMA_SIW=m")
     shutil.rmtree(debs)
     return release
+
+
+def _at(name: str, version: str) -> str:
+    """A package of that version; of the newest where it has none.
+
+    The packages of one kernel do not reach a mirror together: its tools may be a revision ahead of its image.
+    """
+    asked = ["apt-cache", "show", "--all-versions", name]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    return f"{name}={version}" if f"Version: {version}" in said.splitlines() else name
 
 
 def _unpack_siw(deb: Path, series: str, siw: Path) -> None:
