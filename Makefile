@@ -25,7 +25,7 @@ test: .venv/test.stamp  ## everything that runs without the lab
 lab: .venv/test.stamp  ## virtual machines with soft-RoCE and soft-iWARP; ARGS="-k name", ARGS="--only rxe"
 	@$(BIN)/python tests/lab/run.py setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
-	@$(BIN)/meson setup build/native-lab >/dev/null && $(BIN)/ninja --quiet -C build/native-lab tests/native/test_siw tests/native/test_verbs_pair
+	@$(BIN)/meson setup build/native-lab >/dev/null && $(BIN)/ninja --quiet -C build/native-lab tests/native/test_siw tests/native/test_verbs_pair tests/native/af_smc.so
 	@$(BIN)/python tests/lab/run.py test $(ARGS)
 
 lab-shell: .venv/test.stamp  ## a shell in such a machine

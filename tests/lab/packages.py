@@ -14,7 +14,9 @@ GUESTS = ("qemu-system-x86", "busybox-static", "kmod", "iproute2")
 RDMA = ("rdma-core", "ibverbs-utils", "rdmacm-utils", "ibverbs-providers", "libibverbs-dev", "librdmacm-dev")
 MODULES = ("gcc", "make", "libc6-dev", "libelf1", "xz-utils")
 PEERS = ("perftest", "qperf", "python3-pyverbs", "tshark", "util-linux")
-PACKAGES = GUESTS + RDMA + MODULES + PEERS
+# Not redis-server: it would start one on the machine, and its program is that of redis-tools.
+SMC = ("redis-tools",)
+PACKAGES = GUESTS + RDMA + MODULES + PEERS + SMC
 
 
 class Missing(Exception):

@@ -95,7 +95,8 @@ def one_suite(suite: suites.Suite, venv: Path, arguments: list[str], *, echo: bo
     )
     start = time.monotonic()
     found = kernel.ensure()
-    machine = pair.Pair(found, job) if suite.guests == 2 else guest.Guest(found, job, echo=echo)
+    shape = guest.Shape(smc=suite.smc)
+    machine = pair.Pair(found, job, shape) if suite.guests == 2 else guest.Guest(found, job, shape=shape, echo=echo)
     try:
         status = machine.wait()
         made = machine.folder / "junit.xml"

@@ -29,6 +29,8 @@ class Suite:
     """It has at least so many tests."""
     guests: int = 1
     minutes: float = 12.0
+    smc: bool = False
+    """With the kernel's SMC-R."""
 
 
 def _files(names: str) -> list[str]:
@@ -49,6 +51,7 @@ SUITES = (
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
     Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 40, guests=2),
+    Suite("smc", "", ["tests/lab/test_smc_kernel.py"], 2, guests=2, smc=True),
 )
 ON_REQUEST = (
     Suite("rxe-rest", "verbs/rxe", REST, 100),
