@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
 
 import agent
 import kernel_smc
@@ -20,11 +19,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def smc() -> Iterator[None]:
+def smc() -> None:
     """Both kernels are ready for SMC-R."""
     kernel_smc.set_up()
     agent.run([*smc_peer.PROGRAM, "set-up"])
-    yield
 
 
 def digest(length: int, seed: int) -> str:
