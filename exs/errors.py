@@ -18,6 +18,7 @@ __all__ = [
     "OperationCancelled",
     "ProtocolError",
     "QueueFullError",
+    "RemoteProtocolError",
     "TruncatedError",
     "from_errno",
 ]
@@ -45,6 +46,10 @@ class QueueFullError(Error, BlockingIOError):
 
 class ProtocolError(Error):
     """``EPROTO``: the peer broke the protocol, or speaks another version of it."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """``EPROTO``: bytes of the peer that are no message, or one that says what cannot be; the text names the field."""
 
 
 class TruncatedError(Error):
