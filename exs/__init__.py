@@ -24,7 +24,6 @@ from exs.errors import (
     OperationCancelled,
     ProtocolError,
     QueueFullError,
-    RemoteProtocolError,
     TruncatedError,
 )
 from exs.events import ExsEvent
@@ -60,7 +59,6 @@ __all__ = [
     "QueueFullError",
     "ReceiveQueue",
     "RegionView",
-    "RemoteProtocolError",
     "SendQueue",
     "Socket",
     "SocketListener",

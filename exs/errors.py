@@ -18,7 +18,6 @@ __all__ = [
     "OperationCancelled",
     "ProtocolError",
     "QueueFullError",
-    "RemoteProtocolError",
     "TruncatedError",
     "from_errno",
 ]
@@ -46,10 +45,6 @@ class QueueFullError(Error, BlockingIOError):
 
 class ProtocolError(Error):
     """``EPROTO``: the peer broke the protocol, or speaks another version of it."""
-
-
-class RemoteProtocolError(ProtocolError):
-    """``EPROTO``: bytes of the peer that are no message, or one that says what cannot be; the text names the field."""
 
 
 class TruncatedError(Error):
