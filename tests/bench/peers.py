@@ -241,19 +241,20 @@ class EsApi(SyncPeer):
 
     def ask(self, size: int, count: int) -> list[float]:
         (there, a), (back, b) = self._memory("send", size), self._memory("back", size)
-        times = []
+        times, whole = [], esapi.MSG_WAITALL if self._stream else 0
         for _ in range(count):
             began = time.perf_counter_ns()
             esapi.exs_send(self._fd, there, size, 0, a, None, None)
-            esapi.exs_recv(self._fd, back, size, 0, b, None, None)
+            esapi.exs_recv(self._fd, back, size, whole, b, None, None)
             times.append((time.perf_counter_ns() - began) / 1e3)
         return times
 
     def answer(self, size: int, count: int, ready: Ready) -> None:
         view, handle = self._memory("back", size)
+        whole = esapi.MSG_WAITALL if self._stream else 0
         ready()
         for _ in range(count):
-            esapi.exs_recv(self._fd, view, size, 0, handle, None, None)
+            esapi.exs_recv(self._fd, view, size, whole, handle, None, None)
             esapi.exs_send(self._fd, view, size, 0, handle, None, None)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ground import HOST, patient
 
 from exs.cli import main
+from exs.cli.bench.driver import Measurement, PairSpec, open_pairs
 from exs.cli.common import Address, parse_address, size, table
 
 pytestmark = pytest.mark.timeout(90)
@@ -156,6 +157,16 @@ def test_bench_prints_a_table():
     text = run("bench", "--quick", "--sizes", "4K,64K", "--only", "stream tcp,python")
     assert "64 KiB MiB/s" in text
     assert len([line for line in text.splitlines() if line.startswith(("exs", "python"))]) == 2
+
+
+def test_round_trips_of_a_stream_cross_the_end_of_its_ring():
+    peers = str(Path(__file__).resolve().parents[1] / "bench" / "peers.py")
+    config = {"type": "stream", "host": HOST}
+    for spec in (PairSpec("trio", "exs", config), PairSpec("ES-API", "esapi", {**config, "module": peers})):
+        with open_pairs([spec]) as (pairs, missing):
+            assert missing == {}
+            # 1.2 MB through a ring of 1 MiB, which is no multiple of 3,000.
+            assert pairs[0].run(Measurement("roundtrip", 3000, 1), 400).p50 > 0
 
 
 # --- examples -----------------------------------------------------------------------------------------------

@@ -418,11 +418,11 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
     def exchanger(self, size: int) -> Callable[[], Awaitable[None]]:
         """One message there, one back."""
         there, back = self._region("send", size)[:], self._region("receive", size)[:]
-        send, receive = self._socket.send, self._socket.recv_into
+        send, receive, whole = self._socket.send, self._socket.recv_into, self._is_stream
 
         async def exchange() -> None:
             await send(there)
-            if await receive(back) != size:
+            if await receive(back, waitall=whole) != size:
                 raise EOFError
 
         return exchange
@@ -430,10 +430,10 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
     async def answer(self, size: int, count: int, ready: Ready) -> None:
         """Echoes."""
         view = self._region("receive", size)[:]
-        send, receive = self._socket.send, self._socket.recv_into
+        send, receive, whole = self._socket.send, self._socket.recv_into, self._is_stream
         ready()
         for _ in range(count):
-            if await receive(view) != size:
+            if await receive(view, waitall=whole) != size:
                 raise EOFError
             await send(view)
 
