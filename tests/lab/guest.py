@@ -100,7 +100,7 @@ def command_line(
         *("-smp", str(shape.cpus), "-m", str(shape.memory_mib)),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs")),
         # On a busy machine the kernel takes late ticks of an emulated timer for none, and gives up.
-        *("-append", "console=ttyS0 quiet panic=-1 nokaslr mitigations=off no_timer_check"),
+        *("-append", "console=ttyS0 quiet panic=-1 nokaslr mitigations=off no_timer_check tsc=reliable"),
         *("-serial", f"file:{folder / 'console'}"),
         *(
             "-chardev",
