@@ -24,6 +24,7 @@ from exs.errors import (
     OperationCancelled,
     ProtocolError,
     QueueFullError,
+    RemoteProtocolError,
     TruncatedError,
 )
 from exs.events import ExsEvent
@@ -59,6 +60,7 @@ __all__ = [
     "QueueFullError",
     "ReceiveQueue",
     "RegionView",
+    "RemoteProtocolError",
     "SendQueue",
     "Socket",
     "SocketListener",

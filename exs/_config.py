@@ -11,18 +11,34 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Options", "Settings", "environment", "log_level", "resolve", "variables"]
+__all__ = [
+    "MOST_EIDS",
+    "Options",
+    "Settings",
+    "environment",
+    "is_eid",
+    "log_level",
+    "read_eids",
+    "resolve",
+    "variables",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
 
 PATHS = ("auto", "tcp", "shm", "shm-vm", "shm-ring")
+
+MOST_EIDS = 8
+"""Enterprise ids that SMC-R can offer at once."""
+
+_EID = re.compile(r"[A-Z0-9][A-Z0-9.-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +88,9 @@ class Options:
     """Ask for a checksum on the wire, path tcp. Default ``False``."""
     strict_size: bool | None = None
     """Messages: fail with ``EMSGSIZE`` at the sender, instead of cutting one that is too long. Default ``False``."""
+    smc_eid: tuple[str, ...] | None = None
+    """SMC-R version 2: enterprise ids, the preferred one first; both hosts must have one in common. Up to 8, each of
+    1 to 32 characters of ``A-Z``, ``0-9``, ``.`` and ``-``; in ``EXS_SMC_EID`` set off by commas. Default: none."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -102,6 +121,7 @@ class Settings:
     direct_hold_us: int = 50
     crc: bool = False
     strict_size: bool = False
+    smc_eid: tuple[str, ...] = ()
 
 
 class _Rule:
@@ -155,6 +175,38 @@ def _flag() -> _Rule:
     return _Rule(parse, lambda v: isinstance(v, bool), "true or false")
 
 
+def is_eid(text: str) -> bool:
+    """Whether a text can be an enterprise id; capitals matter, and so does each character."""
+    return _EID.fullmatch(text) is not None
+
+
+def read_eids(text: str) -> tuple[str, ...]:
+    """Enterprise ids of a list with commas.
+
+    Raises:
+        ValueError: One is none, one is there twice, or there are too many.
+    """
+    eids = tuple(part.strip() for part in text.split(","))
+    if not _are_eids(eids):
+        raise ValueError(f"{text!r} is no list of enterprise ids")
+    return eids
+
+
+def _are_eids(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and all(isinstance(eid, str) and is_eid(eid) for eid in value)
+        and len(value) == len(set(value)) <= MOST_EIDS
+    )
+
+
+def _eids() -> _Rule:
+    wanted = (
+        f"up to {MOST_EIDS} different enterprise ids, each of 1 to 32 of A-Z, 0-9, '.' and '-', a letter or digit first"
+    )
+    return _Rule(read_eids, _are_eids, wanted)
+
+
 _RULES: dict[str, _Rule] = {
     "protocol": _word("exs"),
     "device": _Rule(str, lambda v: isinstance(v, str) and 0 < len(v.encode()) < 16, "the name of a device"),
@@ -174,6 +226,7 @@ _RULES: dict[str, _Rule] = {
     "direct_hold_us": _whole(0, 1_000_000),
     "crc": _flag(),
     "strict_size": _flag(),
+    "smc_eid": _eids(),
 }
 
 _LOG_LEVELS = {

@@ -18,6 +18,7 @@ __all__ = [
     "OperationCancelled",
     "ProtocolError",
     "QueueFullError",
+    "RemoteProtocolError",
     "TruncatedError",
     "from_errno",
 ]
@@ -45,6 +46,10 @@ class QueueFullError(Error, BlockingIOError):
 
 class ProtocolError(Error):
     """``EPROTO``: the peer broke the protocol, or speaks another version of it."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """``EPROTO``: the peer sent bytes that no rule of the protocol allows; the text says which."""
 
 
 class TruncatedError(Error):

@@ -45,6 +45,8 @@ def test_argument_beats_environment_beats_default(setenv) -> None:
         ("EXS_CLOSE_TIMEOUT", "nan"),
         ("EXS_CRC", "perhaps"),
         ("EXS_DEVICE", "a name that is much too long"),
+        ("EXS_SMC_EID", "lower"),
+        ("EXS_SMC_EID", "A,,B"),
     ],
 )
 def test_a_bad_variable_is_an_error_that_names_it(setenv, name: str, value: str) -> None:
@@ -68,6 +70,10 @@ def test_a_bad_variable_is_an_error_that_names_it(setenv, name: str, value: str)
         ("strict_keys", 1),
         ("device", ""),
         ("protocol", "smc"),
+        ("smc_eid", "SMCEXS"),
+        ("smc_eid", ("smcexs",)),
+        ("smc_eid", ("A", "A")),
+        ("smc_eid", tuple("ABCDEFGHI")),
     ],
 )
 def test_a_bad_field_is_an_error_that_names_it(field: str, value: object) -> None:
