@@ -12,9 +12,10 @@ author = "the exs developers"
 copyright = "the exs developers"  # noqa: A001 - the name is Sphinx's
 release = version = installed_version("exs")
 
-# The page on conformance is made here; a clause with neither code nor a reason ends the build.
-if runpy.run_path(str(Path(__file__).parent / "conformance.py"))["main"]("write") != 0:
-    raise SystemExit("docs/conformance.py found what is written above")
+# The pages on conformance are made here; a clause or point with neither code nor test nor a reason ends the build.
+for script in ("conformance.py", "smcr_conformance.py"):
+    if runpy.run_path(str(Path(__file__).parent / script))["main"]("write") != 0:
+        raise SystemExit(f"docs/{script} found what is written above")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,11 +193,10 @@ def read_eids(text: str) -> tuple[str, ...]:
 
 
 def _are_eids(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and all(isinstance(eid, str) and is_eid(eid) for eid in value)
-        and len(value) == len(set(value)) <= MOST_EIDS
-    )
+    if not isinstance(value, tuple):
+        return False
+    eids = cast("tuple[object, ...]", value)
+    return all(isinstance(eid, str) and is_eid(eid) for eid in eids) and len(eids) == len(set(eids)) <= MOST_EIDS
 
 
 def _eids() -> _Rule:

@@ -171,6 +171,7 @@ def lint_python(report: Report) -> None:
     checked(report, "ruff format", BIN / "ruff", "format", "--check", ".")
     checked(report, "import-linter", BIN / "lint-imports", "--no-cache")
     checked(report, "conformance", BIN / "python", "docs/conformance.py", "check")
+    checked(report, "smcr conformance", BIN / "python", "docs/smcr_conformance.py", "check")
 
 
 STEPS: dict[str, list[Callable[[Report], None]]] = {

@@ -23,7 +23,7 @@ from exs.smc.clc_parts import (
     SmcdV2,
     text,
 )
-from exs.smc.wire import EYECATCHER, EYECATCHER_SMCD, MTU_BYTES, Reader, Writer, broken
+from exs.smc.wire import EYECATCHER, EYECATCHER_SMCD, MTU_BYTES, Reader, Writer, broken, rmbe_bytes
 
 __all__ = [
     "ACCEPT",
@@ -216,6 +216,11 @@ class _Answer:
     """Version 2: the user EID that was chosen."""
     first_contact_extension: FirstContact | None = None
     """Version 2, first contact."""
+
+    @property
+    def base(self) -> int:
+        """Address of the first byte that the peer may write."""
+        return self.vaddr + (self.rmbe_index - 1) * rmbe_bytes(self.size_code)
 
     def _put(self, out: Writer) -> Writer:
         if self.smcd:

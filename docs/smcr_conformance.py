@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Which test shows which point of SMC-R: from tests/conformance/points.toml and the tests themselves.
+
+A test in Python names its points by ``@pytest.mark.smcr(7)``, anywhere below tests/; a test in C by a comment
+``SMC-R point 7`` or ``SMC-R points 7, 8``.
+
+    python docs/smcr_conformance.py check           fails for a point with neither a test nor a reason, or with both
+    python docs/smcr_conformance.py write [XML...]  the same, and makes the page docs/reference/smc-r-conformance.md;
+                                                    with JUnit reports of pytest it says what came out
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+POINTS = ROOT / "tests" / "conformance" / "points.toml"
+PAGE = ROOT / "docs" / "reference" / "smc-r-conformance.md"
+
+IN_C = re.compile(r"SMC-R points? (\d+(?:, \d+)*)")
+SIDES = {"S": "server", "C": "client", "B": "both"}
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A test, or a file of tests in C."""
+
+    path: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"`{self.path}`" + (f" {self.name}" if self.name else "")
+
+
+Tests = dict[int, list[Test]]
+
+
+def marked(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Name and point of each function with the marker."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.smcr":
+                for argument in decorator.args:
+                    yield node.name, ast.literal_eval(argument)
+
+
+def collect(root: Path) -> Tests:
+    """The tests of each point, in the order of their files."""
+    found: Tests = defaultdict(list)
+    for path in sorted((root / "tests").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "mark.smcr" in text:
+            for name, number in marked(ast.parse(text)):
+                found[number].append(Test(path.relative_to(root).as_posix(), name))
+    for path in sorted((root / "tests" / "native").rglob("*.c")):
+        numbers = {int(n) for said in IN_C.findall(path.read_text(encoding="utf-8")) for n in said.split(", ")}
+        for number in numbers:
+            found[number].append(Test(path.relative_to(root).as_posix()))
+    return found
+
+
+def problems(chapters: list[dict[str, object]], tests: Tests) -> list[str]:
+    """What is wrong, one sentence each."""
+    points = [point for chapter in chapters for point in chapter["point"]]  # type: ignore[attr-defined]
+    numbers = [point["number"] for point in points]
+    wrong: list[str] = []
+    if numbers != list(range(1, 100)):
+        wrong.append("the points are not 1 to 99 in their order")
+    for point in points:
+        number = point["number"]
+        if point["side"] not in SIDES:
+            wrong.append(f"point {number}: side is one of {', '.join(SIDES)}")
+        if tests.get(number) and point.get("missing"):
+            wrong.append(f"point {number}: has a test ({tests[number][0].path}) and a reason to have none")
+        if not tests.get(number) and not point.get("missing"):
+            wrong.append(f"point {number}: neither a test nor a reason to have none")
+    wrong += [f"{tests[n][0].path}: there is no point {n}" for n in sorted(set(tests) - set(numbers))]
+    return wrong
+
+
+def results(reports: list[Path]) -> dict[tuple[str, str], set[str]]:
+    """What came out, by file and function: ``passed``, ``failed``, ``skipped``; several for one with parameters."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for report in reports:
+        for case in ET.parse(report).getroot().iter("testcase"):
+            path = case.get("classname", "").replace(".", "/") + ".py"
+            outcome = "passed"
+            for kind in ("failure", "error", "skipped"):
+                if case.find(kind) is not None:
+                    outcome = "skipped" if kind == "skipped" else "failed"
+            found[path, case.get("name", "").split("[")[0]].add(outcome)
+    return found
+
+
+def cell(tests: list[Test], outcomes: dict[tuple[str, str], set[str]]) -> str:
+    """Tests for a cell of the table, and what came out where it is known."""
+    said: list[str] = []
+    for test in tests:
+        outcome = ", ".join(sorted(outcomes.get((test.path, test.name), ())))
+        said.append(f"{test}: {outcome}" if outcome else str(test))
+    return "<br>".join(said)
+
+
+def page(chapters: list[dict[str, object]], tests: Tests, outcomes: dict[tuple[str, str], set[str]]) -> str:
+    """The page, as MyST Markdown."""
+    points = [point for chapter in chapters for point in chapter["point"]]  # type: ignore[attr-defined]
+    covered = sum(1 for point in points if tests.get(point["number"]))
+    lines = [
+        "<!-- SPDX-License-Identifier: MIT OR Apache-2.0 -->",
+        "<!-- Made by docs/smcr_conformance.py. -->",
+        "# Conformance with SMC-R",
+        "",
+        f"{covered} of {len(points)} points have a test; each other one has the reason why not.",
+    ]
+    for chapter in chapters:
+        lines += [
+            "",
+            f"## {chapter['title']}",
+            "",
+            "| Point | Side | What it asks | Tests |",
+            "| --- | --- | --- | --- |",
+        ]
+        for point in chapter["point"]:  # type: ignore[attr-defined]
+            where = (
+                f"not covered: {point['missing']}" if point.get("missing") else cell(tests[point["number"]], outcomes)
+            )
+            lines.append(f"| {point['number']} | {SIDES[point['side']]} | {point['what']} | {where} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(what: str, reports: list[str] | None = None) -> int:
+    """Check, and for ``write`` make the page; 0 if nothing is wrong."""
+    chapters = tomllib.loads(POINTS.read_text(encoding="utf-8"))["chapter"]
+    tests = collect(ROOT)
+    wrong = problems(chapters, tests)
+    for line in wrong:
+        print(f"smcr_conformance: {line}", file=sys.stderr)
+    if not wrong and what == "write":
+        PAGE.write_text(page(chapters, tests, results([Path(r) for r in reports or []])), encoding="utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in ("check", "write") or (sys.argv[1] == "check" and len(sys.argv) > 2):
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
