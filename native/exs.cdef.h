@@ -134,6 +134,14 @@ enum exsi_socket_state {
 int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out);
 int exsi_statistics(exsi_ctx *ctx, uint64_t sock, uint64_t *out, int max);
 const char *exsi_statistics_name(int i);
+enum exsi_smc_option_state {
+    EXSI_SMC_OPTION_WANTED = 1,
+    EXSI_SMC_OPTION_ANSWERED = 2,
+};
+#define EXSI_SMC_OPTION_PORT 0x8000000000000000
+int exsi_smc_option_attach(const char *folder, int *map_fd, int *link_fd, char *why);
+int exsi_smc_option_set(int map_fd, uint64_t key, uint32_t state);
+int exsi_smc_option_get(int map_fd, uint64_t key, uint32_t *state);
 int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, uint64_t cookie, uint64_t eq,
                  exsi_posted *out);
 int exsi_accept(exsi_ctx *ctx, uint64_t sock, uint64_t cookie, uint64_t eq, exsi_posted *out);

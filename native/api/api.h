@@ -84,6 +84,20 @@ int exsi_socket_query(exsi_ctx *ctx, uint64_t sock, exsi_socket_info *out);
 int exsi_statistics(exsi_ctx *ctx, uint64_t sock, uint64_t *out, int max);
 const char *exsi_statistics_name(int i); /* NULL behind the last */
 
+/* --- the TCP option of SMC-R ------------------------------------------------------------------------- */
+/* What the map of the option's program says of a socket. */
+enum exsi_smc_option_state {
+    EXSI_SMC_OPTION_WANTED = 1,   /* put it into the SYN, or into SYN-ACKs */
+    EXSI_SMC_OPTION_ANSWERED = 2, /* the SYN-ACK had it */
+};
+/* A key of the map is a socket's cookie, or this and the port of a listener: a listener needs both. */
+#define EXSI_SMC_OPTION_PORT 0x8000000000000000
+/* Load the program and attach it to the control group with that folder, for as long as both descriptors, the
+ * caller's, are open.  On failure why (160 bytes) says in words what failed. */
+int exsi_smc_option_attach(const char *folder, int *map_fd, int *link_fd, char *why);
+int exsi_smc_option_set(int map_fd, uint64_t key, uint32_t state);  /* 0: take it out */
+int exsi_smc_option_get(int map_fd, uint64_t key, uint32_t *state); /* -ENOENT: it is not there */
+
 /* --- posts: cookie and queue as above; out may be NULL -------------------------------------------- */
 int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, uint64_t cookie, uint64_t eq,
                  exsi_posted *out);
