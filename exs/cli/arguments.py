@@ -40,6 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_bench(add)
     _add_serve(add)
     _add_put_and_get(add)
+    decode = add("decode", "decode", "run", "Show messages of SMC-R (CLC, LLC, CDC) and of exs in words.")
+    source = "hexadecimal digits, or a file of them (a message a line) or a pcap or pcapng file; '-': standard input"
+    decode.add_argument("input", nargs="*", metavar="HEX|FILE", help=source)
     return parser
 
 
