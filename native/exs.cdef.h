@@ -28,6 +28,7 @@ enum exsi_op_kind {
     EXSI_OP_SHUTDOWN = 5,
     EXSI_OP_CLOSE = 6,
     EXSI_OP_POLL = 7,
+    EXSI_OP_NOTICE = 8,
 };
 enum exsi_op_flag {
     EXSI_OPF_WAITALL = 1,
@@ -36,6 +37,7 @@ enum exsi_op_flag {
     EXSI_OPF_STRICT_SIZE = 8,
     EXSI_OPF_POLL_IN = 16,
     EXSI_OPF_POLL_OUT = 32,
+    EXSI_OPF_URGENT = 64,
 };
 
 /* core/eq.h */
@@ -175,3 +177,52 @@ int exsi_shutdown(exsi_ctx *ctx, uint64_t sock, int how, uint64_t cookie, uint64
 int exsi_socket_close(exsi_ctx *ctx, uint64_t sock, int abort, uint64_t cookie, uint64_t eq, exsi_posted *out);
 int exsi_cancel(exsi_ctx *ctx, uint64_t sock, uint64_t op, exsi_posted *out);
 int exsi_cancel_match(exsi_ctx *ctx, uint64_t sock, int match_cookie, uint64_t cookie);
+
+typedef struct {
+    uint8_t gid[16], mac[6];
+    uint8_t gid_index, mtu_code;
+    uint32_t qpn, psn;
+} exsi_smc_address;
+
+enum exsi_smc_notice_kind { EXSI_SMC_LLC = 1, EXSI_SMC_CONNECTION_DONE = 2, EXSI_SMC_LINK_DOWN = 3 };
+
+typedef struct {
+    uint32_t kind;
+    uint32_t len;
+    uint32_t token;
+    int32_t error;
+    uint64_t socket;
+    uint32_t clean;
+    char reason[160];
+    uint8_t bytes[8192];
+} exsi_smc_notice;
+
+typedef struct {
+    char device[16], reason[160];
+    uint8_t up, down;
+    int32_t error;
+    uint32_t connections;
+    uint64_t cdc_received, cdc_sent, cdc_unknown, llc_received, llc_sent, tests_answered, tests_sent;
+    uint64_t idle_ms;
+} exsi_smc_link_info;
+int exsi_smc_link_new(exsi_ctx *ctx, uint64_t group, const char *device, const uint8_t *gid, uint64_t *link);
+int exsi_smc_link_address(exsi_ctx *ctx, uint64_t link, exsi_smc_address *own);
+int exsi_smc_link_to_rtr(exsi_ctx *ctx, uint64_t link, const exsi_smc_address *peer);
+int exsi_smc_link_to_rts(exsi_ctx *ctx, uint64_t link);
+int exsi_smc_link_active(exsi_ctx *ctx, uint64_t link, uint8_t version, uint32_t test_interval_ms,
+                         uint32_t test_timeout_ms);
+int exsi_smc_llc_send(exsi_ctx *ctx, uint64_t link, const void *msg, uint32_t len);
+int exsi_smc_link_wait(exsi_ctx *ctx, uint64_t link, uint64_t cookie, uint64_t eq, exsi_posted *out);
+int exsi_smc_link_cancel(exsi_ctx *ctx, uint64_t link);
+int exsi_smc_link_take(exsi_ctx *ctx, uint64_t link, exsi_smc_notice *out);
+int exsi_smc_link_query(exsi_ctx *ctx, uint64_t link, exsi_smc_link_info *out);
+int exsi_smc_link_close(exsi_ctx *ctx, uint64_t link);
+int exsi_smc_rmb_new(exsi_ctx *ctx, uint64_t link, uint32_t size_code, uint64_t *rmb, uint32_t *rkey, uint64_t *vaddr);
+int exsi_smc_rmb_close(exsi_ctx *ctx, uint64_t link, uint64_t rmb);
+int exsi_smc_connection_new(exsi_ctx *ctx, uint64_t link, uint64_t rmb, uint32_t own_token, const exsi_options *opt,
+                            uint64_t *sock);
+int exsi_smc_connection_open(exsi_ctx *ctx, uint64_t sock, uint32_t peer_rkey, uint64_t peer_vaddr, uint64_t peer_size,
+                             uint32_t peer_token);
+int exsi_smc_connection_abort(exsi_ctx *ctx, uint64_t sock, int error);
+int exsi_recv_view(exsi_ctx *ctx, uint64_t sock, void **addr, uint64_t *len);
+int exsi_recv_release(exsi_ctx *ctx, uint64_t sock, uint64_t n);

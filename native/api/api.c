@@ -4,7 +4,7 @@
  * Every call on a socket has the same frame: enter (not forked, handles found and held by a reference,
  * group locked), the call, leave (settle what it set off, unlock, drop the references).  An operation
  * that ended in between is handed back by the call itself if the caller asked for that (out). */
-#include "api/api.h"
+#include "api/check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -312,7 +312,7 @@ void exsi_options_default(exsi_options *out)
     };
 }
 
-static int check_options(const exsi_options *o)
+int exsi_options_check(const exsi_options *o)
 {
     if (!memchr(o->device, '\0', sizeof o->device)) return -EINVAL;
     if (o->path > EXSI_PATH_SHM_RING) return -EINVAL;
@@ -330,7 +330,7 @@ int exsi_socket_new(exsi_ctx *ctx, uint64_t group, int family, int type, const e
     if (type != SOCK_STREAM && type != SOCK_SEQPACKET) return -EPROTONOSUPPORT;
     exsi_options_default(&defaults);
     if (!opt) opt = &defaults;
-    EXSI_TRY(check_options(opt));
+    EXSI_TRY(exsi_options_check(opt));
     struct exsi_group *g = exsi_group_get(ctx, group);
     if (!g) return -EBADF;
     exsi_group_lock(g);

@@ -143,4 +143,75 @@ int exsi_cancel(exsi_ctx *ctx, uint64_t sock, uint64_t op, exsi_posted *out);
 /* All operations of a socket (sock != 0) and/or with a cookie (match_cookie); events come; how many. */
 int exsi_cancel_match(exsi_ctx *ctx, uint64_t sock, int match_cookie, uint64_t cookie);
 
+/* --- links and connections of SMC-R ------------------------------------------------------------------ *
+ * CLC and LLC are the caller's.  Here are the queue pair, the rings that peers write (RMBs), the data path, and
+ * TEST_LINK, which is answered in any state. */
+typedef struct {
+    uint8_t gid[16], mac[6];
+    uint8_t gid_index, mtu_code; /* IBTA: 1 = 256 ... 5 = 4096 */
+    uint32_t qpn, psn;           /* 24 bits each */
+} exsi_smc_address;
+
+enum exsi_smc_notice_kind { EXSI_SMC_LLC = 1, EXSI_SMC_CONNECTION_DONE = 2, EXSI_SMC_LINK_DOWN = 3 };
+
+typedef struct {
+    uint32_t kind;    /* enum exsi_smc_notice_kind */
+    uint32_t len;     /* LLC: of bytes; a whole message, also a short one or one of unknown type */
+    uint32_t token;   /* CONNECTION_DONE: our alert token, free again */
+    int32_t error;    /* CONNECTION_DONE, LINK_DOWN: positive errno; 0: in order */
+    uint64_t socket;  /* CONNECTION_DONE: the handle that it had */
+    uint32_t clean;   /* CONNECTION_DONE: 1: the peer is through, its ring may serve another; 0: it never said so */
+    char reason[160]; /* LINK_DOWN: in words */
+    uint8_t bytes[8192];
+} exsi_smc_notice;
+
+typedef struct {
+    char device[16], reason[160];
+    uint8_t up, down; /* neither: not in RTS yet */
+    int32_t error;
+    uint32_t connections;
+    uint64_t cdc_received, cdc_sent, cdc_unknown, llc_received, llc_sent, tests_answered, tests_sent;
+    uint64_t idle_ms; /* since something came */
+} exsi_smc_link_info;
+
+/* device: "verbs", "soft", "" (the best); gid: 16 bytes, or NULL.  Receives are posted.  -EADDRNOTAVAIL: no device has
+ * that GID. */
+int exsi_smc_link_new(exsi_ctx *ctx, uint64_t group, const char *device, const uint8_t *gid, uint64_t *link);
+int exsi_smc_link_address(exsi_ctx *ctx, uint64_t link, exsi_smc_address *own);
+int exsi_smc_link_to_rtr(exsi_ctx *ctx, uint64_t link, const exsi_smc_address *peer);
+/* Only from then on anything is sent; what was asked for before waits. */
+int exsi_smc_link_to_rts(exsi_ctx *ctx, uint64_t link);
+/* TEST_LINK after so long without anything received (0: never); without an answer in time the link is down. */
+int exsi_smc_link_active(exsi_ctx *ctx, uint64_t link, uint8_t version, uint32_t test_interval_ms,
+                         uint32_t test_timeout_ms);
+/* 44 to 8192 bytes, copied; one longer than 44 at a time is on its way.  -EAGAIN: too many wait. */
+int exsi_smc_llc_send(exsi_ctx *ctx, uint64_t link, const void *msg, uint32_t len);
+/* A post: its event says that there is something to take.  -EBUSY: one is outstanding. */
+int exsi_smc_link_wait(exsi_ctx *ctx, uint64_t link, uint64_t cookie, uint64_t eq, exsi_posted *out);
+int exsi_smc_link_cancel(exsi_ctx *ctx, uint64_t link); /* the wait, if there is one, ends with ECANCELED */
+int exsi_smc_link_take(exsi_ctx *ctx, uint64_t link, exsi_smc_notice *out); /* 1, or 0: nothing */
+int exsi_smc_link_query(exsi_ctx *ctx, uint64_t link, exsi_smc_link_info *out);
+/* The handle is dead at once.  Connections end with ECONNABORTED and tell their peers; the queue pair goes a moment
+ * later. */
+int exsi_smc_link_close(exsi_ctx *ctx, uint64_t link);
+
+/* A ring of 16 KiB << size_code, for one connection after the other; rkey and vaddr are for the peer. */
+int exsi_smc_rmb_new(exsi_ctx *ctx, uint64_t link, uint32_t size_code, uint64_t *rmb, uint32_t *rkey, uint64_t *vaddr);
+int exsi_smc_rmb_close(exsi_ctx *ctx, uint64_t link, uint64_t rmb); /* -EBUSY while a connection has it */
+
+/* A socket, not connected yet.  -EEXIST: the token is in use; -EBUSY: the ring is; -EUSERS: 255 are there. */
+int exsi_smc_connection_new(exsi_ctx *ctx, uint64_t link, uint64_t rmb, uint32_t own_token, const exsi_options *opt,
+                            uint64_t *sock);
+/* Connected: what the peer told.  What it has sent meanwhile is there.  -EINVAL: a size, address or token that cannot
+ * be. */
+int exsi_smc_connection_open(exsi_ctx *ctx, uint64_t sock, uint32_t peer_rkey, uint64_t peer_vaddr, uint64_t peer_size,
+                             uint32_t peer_token);
+/* End it at once for a reason that the link does not know: its operations end with error (positive), the peer is told
+ * "abort", the socket stays to be closed. */
+int exsi_smc_connection_abort(exsi_ctx *ctx, uint64_t sock, int error);
+/* Lend received bytes where they lie: 1; 0 at the end of the stream; -EAGAIN: none there (exsi_poll); -EBUSY: a view is
+ * out, or receives are posted.  While it is out receives wait, and the socket cannot be closed (-EBUSY). */
+int exsi_recv_view(exsi_ctx *ctx, uint64_t sock, void **addr, uint64_t *len);
+int exsi_recv_release(exsi_ctx *ctx, uint64_t sock, uint64_t n); /* n of them are read; the others come again */
+
 #endif

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "api/api.h"
-#include "sock/sock.h"
+#include "sock/link.h"
 
 struct call {
     struct exsi_ctx *ctx;
@@ -177,6 +177,12 @@ static void sum_process(struct exsi_ctx *ctx, struct exsi_stats *sum)
         if (!s) continue;
         exsi_stats_add(sum, &s->stats);
         exsi_sock_put(s);
+    }
+    for (uint32_t i = 0; i < ctx->endpoints.cap; i++) {
+        struct exsi_link *l = exsi_table_get_at(&ctx->endpoints, i, NULL);
+        if (!l) continue;
+        exsi_stats_add(sum, &l->stats);
+        exsi_link_put(l);
     }
     for (uint32_t i = 0; i < ctx->groups.cap; i++) {
         struct exsi_group *g = exsi_table_get_at(&ctx->groups, i, NULL);
@@ -446,6 +452,7 @@ int exsi_socket_close(exsi_ctx *ctx, uint64_t sock, int abort, uint64_t cookie, 
     EXSI_TRY(call_enter(&c, ctx, sock, eq, out));
     int rc = 0;
     if (c.s->state == EXSI_SOCK_CLOSING && !abort) rc = -EALREADY;
+    if (rc == 0 && c.s->link && exsi_smcr_is_lent(&c.s->attach)) rc = -EBUSY;
     if (rc == 0 && eq) rc = call_op(&c, EXSI_OP_CLOSE, cookie, &op);
     if (rc == 0) exsi_close_start(c.s, abort != 0, op);
     return call_leave(&c, rc);

@@ -18,8 +18,17 @@
 
 /* wr_id of requests that no engine asked about (SENDs, notices without data). */
 #define WR_OWN UINT64_MAX
+/* Those whose source is a block of ours. */
+#define WR_BLOCK (UINT64_MAX - 1)
 /* Longest message that can be received: control messages of every engine are far shorter. */
-#define MAX_SLOT 256
+#define MAX_SLOT  256
+#define MAX_SPILL 8192
+
+/* A message on its way out that stands in a block of the pool. */
+struct sent_block {
+    struct exsi_list node; /* endpoint->blocks */
+    struct exsi_block block;
+};
 
 /* Its own memory file: on one host the peer may fill it itself, while we compute.  A peer may keep it mapped for
  * longer than the connection lasts, so no ring serves a second one. */
@@ -46,8 +55,10 @@ int exsi_ep_memory_new(struct exsi_ctx *ctx, struct exsi_device *dev, const stru
     *out = (struct exsi_ep_memory){0};
     EXSI_TRY(exsi_pool_take(ctx, dev, (size_t)attr->recv_slots * attr->recv_slot_len, &out->slots));
     int rc = attr->ring_len ? make_ring(ctx, dev, attr->ring_len, out) : 0;
+    if (rc == 0 && attr->spill_len) rc = exsi_pool_take(ctx, dev, attr->spill_len, &out->spill);
     if (rc < 0) {
         exsi_pool_give(&out->slots);
+        if (out->ring_mr) exsi_mr_put(ctx, out->ring_mr);
         *out = (struct exsi_ep_memory){0};
     }
     return rc;
@@ -56,6 +67,7 @@ int exsi_ep_memory_new(struct exsi_ctx *ctx, struct exsi_device *dev, const stru
 void exsi_ep_memory_drop(struct exsi_group *g, struct exsi_ep_memory *m)
 {
     exsi_pool_give(&m->slots);
+    exsi_pool_give(&m->spill);
     if (m->ring_mr) exsi_mr_put_in(g, m->ring_mr);
     *m = (struct exsi_ep_memory){0};
 }
@@ -65,6 +77,7 @@ int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi
                 struct exsi_endpoint **out)
 {
     assert(attr->recv_slots > 0 && attr->recv_slot_len <= MAX_SLOT && attr->send_wr >= 4);
+    assert(attr->spill_len <= MAX_SPILL);
     int rc = -ENOMEM;
     struct exsi_endpoint *ep = calloc(1, sizeof *ep);
     if (!ep) goto fail;
@@ -76,6 +89,7 @@ int exsi_ep_new(struct exsi_group *g, struct exsi_device *dev, const struct exsi
     ep->stats = stats;
     exsi_list_init(&ep->dirty_node);
     exsi_list_init(&ep->attached);
+    exsi_list_init(&ep->blocks);
     rc = exsi_group_part(g, dev, &ep->part);
     if (rc < 0) goto fail;
     rc = -ENOMEM;
@@ -103,6 +117,8 @@ static int post_slot(struct exsi_endpoint *ep, uint32_t slot)
         .wr_id = slot,
         .sge = {slot_at(ep, slot), ep->attr.recv_slot_len, ep->memory.slots.dmr},
     };
+    if (ep->attr.spill_len)
+        wr.spill = (struct exsi_sge){ep->memory.spill.addr, ep->attr.spill_len, ep->memory.spill.dmr};
     return ep->ops->post_recv(ep->qp, &wr, 1);
 }
 
@@ -111,14 +127,16 @@ int exsi_ep_make_qp(struct exsi_endpoint *ep, struct exsi_cm_id *id)
     struct exsi_qp_attr attr = {
         .send_wr = ep->attr.send_wr,
         .recv_wr = ep->attr.recv_slots,
-        .max_recv_len = ep->attr.recv_slot_len,
+        .max_recv_len = ep->attr.spill_len ? ep->attr.spill_len : ep->attr.recv_slot_len,
         .max_keys = ep->attr.max_keys,
         .strict_keys = ep->attr.strict_keys,
+        .gid = ep->attr.gid,
         .user = ep,
         .stats = ep->stats,
         .log_id = ep->log_id,
     };
     struct exsi_qp_info info = {0};
+    ep->attr.gid = NULL;
     EXSI_TRY(ep->ops->qp_create(ep->part, id, &attr, &ep->qp));
     ep->ops->qp_query(ep->qp, &info);
     ep->key_per_range = info.key_per_range;
@@ -165,10 +183,20 @@ void exsi_ep_free(struct exsi_endpoint *ep)
     exsi_list_append(&ep->group->dead, &ep->group_node);
 }
 
+/* The oldest of _send_block is out. */
+static void end_block(struct exsi_endpoint *ep)
+{
+    struct sent_block *b = exsi_list_first(&ep->blocks, struct sent_block, node);
+    exsi_list_unlink(&b->node);
+    exsi_pool_give(&b->block);
+    free(b);
+}
+
 void exsi_group_reap(struct exsi_group *g)
 {
     exsi_list_for_safe (ep, &g->dead, struct exsi_endpoint, group_node) {
         exsi_list_unlink(&ep->group_node);
+        while (!exsi_list_empty(&ep->blocks)) end_block(ep);
         exsi_ep_memory_drop(g, &ep->memory);
         free(ep->sq_fifo);
         free(ep);
@@ -248,6 +276,11 @@ static void mark_dirty(struct exsi_endpoint *ep)
     if (exsi_list_empty(&ep->dirty_node)) exsi_list_append(&ep->group->dirty, &ep->dirty_node);
 }
 
+void exsi_ep_touch(struct exsi_endpoint *ep)
+{
+    mark_dirty(ep);
+}
+
 /* The account is only charged for what the device took. */
 static int post(struct exsi_endpoint *ep, const struct exsi_send_wr *wr, int n)
 {
@@ -289,6 +322,25 @@ int exsi_ep_send(struct exsi_endpoint *ep, const void *data, uint32_t len, bool 
     fill_own(&wr, EXSI_WR_SEND, sq_sign_own(ep, 0));
     fill_inline(&wr, data, len);
     if (solicited) wr.flags |= EXSI_WR_SOLICITED;
+    return post(ep, &wr, 1);
+}
+
+int exsi_ep_send_block(struct exsi_endpoint *ep, struct exsi_block *block, uint32_t len, bool solicited)
+{
+    struct sent_block *b = can_post(ep) ? calloc(1, sizeof *b) : NULL;
+    if (!b) {
+        exsi_pool_give(block);
+        return can_post(ep) ? -ENOMEM : -EPIPE;
+    }
+    b->block = *block;
+    *block = (struct exsi_block){0};
+    exsi_list_init(&b->node);
+    exsi_list_append(&ep->blocks, &b->node);
+    struct exsi_send_wr wr = {.wr_id = WR_BLOCK,
+                              .op = EXSI_WR_SEND,
+                              .flags = EXSI_WR_SIGNALED | (solicited ? EXSI_WR_SOLICITED : 0),
+                              .num_sge = 1,
+                              .sge[0] = {b->block.addr, len, b->block.dmr}};
     return post(ep, &wr, 1);
 }
 
@@ -353,6 +405,7 @@ void exsi_group_flush(struct exsi_group *g)
 {
     struct exsi_endpoint *ep;
     while ((ep = exsi_list_first(&g->dirty, struct exsi_endpoint, dirty_node))) {
+        if (ep->opened) ep->engine->before_flush(ep);
         exsi_list_unlink(&ep->dirty_node);
         if (ep->qp) ep->ops->qp_flush(ep->qp);
     }
@@ -360,11 +413,31 @@ void exsi_group_flush(struct exsi_group *g)
 
 /* --- completions ----------------------------------------------------------------------------- */
 
+/* One that is longer than its slot, put together.  All receives share the buffer of the rest: a peer that has two
+ * such messages on the way spoils both, and nothing else. */
+static void received_long(struct exsi_endpoint *ep, const struct exsi_wc *wc)
+{
+    uint8_t copy[MAX_SPILL];
+    uint32_t slot = (uint32_t)wc->wr_id, own = ep->attr.recv_slot_len;
+    uint32_t len = exsi_min_u32(wc->byte_len, ep->attr.spill_len);
+    memcpy(copy, slot_at(ep, slot), own);
+    memcpy(copy + own, ep->memory.spill.addr + own, len - own);
+    int rc = post_slot(ep, slot);
+    if (rc < 0)
+        exsi_ep_fail(ep, -rc, "a receive could not be posted again");
+    else
+        ep->engine->on_recv(ep, copy, len, NULL);
+}
+
 /* The copy is what makes the slot free before the engine sees the message. */
 static void received(struct exsi_endpoint *ep, const struct exsi_wc *wc)
 {
     uint8_t copy[MAX_SLOT];
     uint32_t slot = (uint32_t)wc->wr_id, len = 0;
+    if (wc->op == EXSI_WC_RECV && ep->attr.spill_len && wc->byte_len > ep->attr.recv_slot_len) {
+        received_long(ep, wc);
+        return;
+    }
     if (wc->op == EXSI_WC_RECV) {
         len = exsi_min_u32(wc->byte_len, ep->attr.recv_slot_len);
         memcpy(copy, slot_at(ep, slot), len);
@@ -381,6 +454,7 @@ static void sent(struct exsi_endpoint *ep, const struct exsi_wc *wc)
 {
     /* After an error also unsignalled requests complete, and the account means nothing any more. */
     if (wc->error == 0 && ep->state < EXSI_EP_FAILING) sq_retire(ep);
+    if (wc->wr_id == WR_BLOCK) end_block(ep);
     if (wc->op != EXSI_WC_SEND && wc->wr_id != WR_OWN) ep->engine->on_write_done(ep, wc->wr_id, wc->error);
     if (ep->room_wanted && ep->state < EXSI_EP_FAILING) {
         ep->room_wanted = false;

@@ -36,7 +36,8 @@ struct exsi_attach {
     void *flow;               /* the engine's per-socket state */
     uint64_t socket;          /* handle, for events and logs */
     struct exsi_stats *stats;
-    int error; /* first error, positive errno; 0: healthy */
+    int error;          /* first error, positive errno; 0: healthy */
+    const char *reason; /* of it, where that is not the endpoint's; the engine's, while attached */
     /* Upward, set by the socket; called under the group's lock from inside the engine: only note. */
     void (*changed)(struct exsi_attach *at, uint32_t what);
     /* An operation ends (its counts and queues are the socket's): before it is freed; may be NULL. */
@@ -51,12 +52,16 @@ struct exsi_ep_attr {
     uint32_t max_keys; /* live at once; more wait for those that end */
     bool strict_keys;
     uint32_t ring_len; /* memory that the peer may fill: bytes, 0: none */
+    /* Raw: longest message, where that is more than recv_slot_len; what is longer than a slot lies in one buffer that
+     * all receives share.  0: a slot holds all. */
+    uint32_t spill_len;
+    const uint8_t *gid; /* raw: the GID to have, or NULL; borrowed until _make_qp */
 };
 
 /* What an endpoint needs of registered memory.  The ring is a region that is closing already: its one use is
  * held here, and it goes with it. */
 struct exsi_ep_memory {
-    struct exsi_block slots;
+    struct exsi_block slots, spill;
     uint8_t *ring; /* NULL: none */
     struct exsi_mr *ring_mr;
     struct exsi_dmr *ring_dmr;
@@ -90,7 +95,8 @@ struct exsi_endpoint {
     uint32_t sq_used, sq_unsignalled;
     uint16_t *sq_fifo; /* requests that each signalled completion retires */
     uint32_t sq_fifo_head, sq_fifo_len;
-    void *owner; /* sock/conn.c's */
+    struct exsi_list blocks; /* of exsi_ep_send_block, in posting order */
+    void *owner;             /* sock/conn.c's */
 };
 
 /* Registered for dev, as attr says.  May block: without any lock. */
@@ -126,6 +132,10 @@ uint32_t exsi_ep_write_cost(const struct exsi_endpoint *ep);
 /* SEND of len bytes, copied.  Needs room for 1.  Fails only if the endpoint is dead, or with -EMSGSIZE
  * above what the device copies. */
 EXSI_MUST_CHECK int exsi_ep_send(struct exsi_endpoint *ep, const void *data, uint32_t len, bool solicited);
+/* SEND of the first len bytes of a block, which is the endpoint's from now on, also when it fails.  Needs room for 1.
+ */
+EXSI_MUST_CHECK int exsi_ep_send_block(struct exsi_endpoint *ep, struct exsi_block *block, uint32_t len,
+                                       bool solicited);
 /* WRITE of one piece and, in order behind it, the notice WORD: as immediate data, or as a 4-byte SEND.
  * len 0: only the notice, and no on_write_done.  Else engine->on_write_done(wr_id) when the source is
  * free; these come in posting order.  Needs room for write_cost. */
@@ -138,6 +148,8 @@ EXSI_MUST_CHECK int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *
                                      uint32_t *rkey);
 /* 0: dead now; 1: engine->on_invalidated(wr_id) will say so. */
 EXSI_MUST_CHECK int exsi_ep_key_invalidate(struct exsi_endpoint *ep, uint32_t rkey, uint64_t wr_id);
+/* engine->before_flush is to run when the group is flushed, though nothing was posted. */
+void exsi_ep_touch(struct exsi_endpoint *ep);
 /* The end in order: nothing is posted any more, what was posted goes out, DISCONNECTED follows. */
 void exsi_ep_disconnect(struct exsi_endpoint *ep);
 /* Connection is over because of ERROR (positive); reason goes to the log.  Flushes; on_error follows. */

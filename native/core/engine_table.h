@@ -34,6 +34,8 @@ struct exsi_engine_ops {
     int (*peer_hello)(struct exsi_endpoint *ep, const struct exsi_hello *in, char *reason);
     /* Data may flow.  The active side speaks first. */
     void (*on_up)(struct exsi_endpoint *ep);
+    /* What was posted is about to start: the moment to send, once, for all that has happened (exsi_ep_touch). */
+    void (*before_flush)(struct exsi_endpoint *ep);
     /* A SEND arrived (word == NULL) or a WRITE with immediate data (data empty).  data is a private copy. */
     void (*on_recv)(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word);
     void (*on_write_done)(struct exsi_endpoint *ep, uint64_t wr_id, int error);
@@ -57,6 +59,11 @@ struct exsi_engine_ops {
     void (*shutdown_send)(struct exsi_attach *at);
     /* End pending receives with 0, discard and acknowledge what arrives later. */
     void (*shutdown_recv)(struct exsi_attach *at);
+    /* End the connection of this socket at once: its operations end with error (positive), and EXSI_CHANGE_DEAD
+     * follows.  Others on the endpoint go on. */
+    void (*abort)(struct exsi_attach *at, int error, const char *why);
+    /* Both sides are through with each other: EXSI_CHANGE_DEAD follows, in order. */
+    void (*disconnect)(struct exsi_attach *at);
     /* enum exsi_change bits that hold now. */
     uint32_t (*ready)(const struct exsi_attach *at);
 };

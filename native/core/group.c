@@ -18,6 +18,7 @@ int exsi_group_open(struct exsi_ctx *ctx, bool threaded, struct exsi_group **out
     exsi_list_init(&g->errands);
     exsi_list_init(&g->sockets);
     exsi_list_init(&g->changed);
+    exsi_list_init(&g->links);
     exsi_slab_init(&g->ops, EXSI_HANDLE_OP, sizeof(struct exsi_op));
     int rc = exsi_poller_init(&g->poller);
     if (rc < 0) goto fail_poller;

@@ -54,6 +54,7 @@ struct exsi_group {
     /* sock/'s. */
     struct exsi_list sockets;   /* every socket whose memory the core still needs */
     struct exsi_list changed;   /* sockets to look at before the lock is left */
+    struct exsi_list links;     /* those that share one queue pair hang on these */
     struct exsi_thread *thread; /* threaded groups: who runs the progress */
     bool ending;                /* under lock: no new sockets, exsi_group_close follows */
 

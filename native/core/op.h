@@ -17,6 +17,7 @@ enum exsi_op_kind {
     EXSI_OP_SHUTDOWN = 5,
     EXSI_OP_CLOSE = 6,
     EXSI_OP_POLL = 7,
+    EXSI_OP_NOTICE = 8, /* a link has something to take */
 };
 
 enum exsi_op_flag {
@@ -26,6 +27,7 @@ enum exsi_op_flag {
     EXSI_OPF_STRICT_SIZE = 8, /* seqpacket send: EMSGSIZE instead of truncating */
     EXSI_OPF_POLL_IN = 16,
     EXSI_OPF_POLL_OUT = 32,
+    EXSI_OPF_URGENT = 64, /* SMC-R send: the last byte is urgent */
 };
 
 struct exsi_iov {

@@ -111,6 +111,10 @@ struct exsi_send_wr {
 struct exsi_recv_wr {
     uint64_t wr_id;
     struct exsi_sge sge;
+    /* For a longer message: len bytes of it in all.  Its first sge.len lie in sge, byte k behind them at
+     * spill.addr + k; the first sge.len bytes of spill are the device's to use.  Receives may share it.
+     * len 0: none.  Raw queue pairs only. */
+    struct exsi_sge spill;
 };
 
 enum exsi_wc_op { EXSI_WC_SEND, EXSI_WC_WRITE, EXSI_WC_READ, EXSI_WC_RECV, EXSI_WC_RECV_IMM, EXSI_WC_INVALIDATE };
@@ -134,6 +138,7 @@ struct exsi_qp_attr {
     uint32_t max_recv_len;     /* longest SEND that will be received */
     uint32_t max_keys;         /* keys of key_bind that live at once; 0: no more than send_wr */
     bool strict_keys;          /* no other peer may reach what this one can: see key_per_range */
+    const uint8_t *gid;        /* raw: the one that it must have, 16 bytes; NULL: any */
     void *user;                /* the endpoint: comes back as qp->user */
     struct exsi_stats *stats;  /* borrowed until destroy */
     uint64_t log_id;           /* socket handle for log records */
@@ -257,7 +262,10 @@ struct exsi_device_ops {
     /* End a key.  0: ended, nothing lands any more; 1: it has when EXSI_WC_INVALIDATE with wr_id comes. */
     int (*key_invalidate)(struct exsi_qp *qp, uint32_t rkey, uint64_t wr_id);
 
-    /* Raw queue pairs: create, read own address, post receives, to RTR, to RTS. */
+    /* Raw queue pairs: create, read own address, post receives, to RTR, to RTS.  -EADDRNOTAVAIL from qp_create: no
+     * such GID here.  With strict_keys a key is of the whole region, good on this queue pair only, and can be had at
+     * once: the peer must know it before the queue pair is connected.  A message that finds no receive waits for one;
+     * nothing but the upper layer bounds that. */
     int (*raw_query)(struct exsi_qp *qp, struct exsi_raw_address *out);
     int (*raw_to_rtr)(struct exsi_qp *qp, const struct exsi_raw_address *peer);
     int (*raw_to_rts)(struct exsi_qp *qp);

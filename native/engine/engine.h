@@ -7,5 +7,6 @@
 
 extern const struct exsi_engine_ops exsi_engine_stream;
 extern const struct exsi_engine_ops exsi_engine_seqpacket;
+extern const struct exsi_engine_ops exsi_engine_smcr;
 
 #endif

@@ -17,6 +17,12 @@ void exsi_flow_on_up(struct exsi_endpoint *ep)
     pump(ep->engine_state);
 }
 
+/* They send at once. */
+void exsi_flow_before_flush(struct exsi_endpoint *ep)
+{
+    (void)ep;
+}
+
 void exsi_flow_on_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word)
 {
     struct exsi_flow *f = ep->engine_state;
@@ -60,6 +66,7 @@ void exsi_flow_on_error(struct exsi_endpoint *ep)
 int exsi_flow_send(struct exsi_attach *at, struct exsi_op *op)
 {
     struct exsi_flow *f = exsi_flow_of(at);
+    if (op->flags & EXSI_OPF_URGENT) return -EOPNOTSUPP;
     EXSI_TRY(exsi_flow_queue_send(f, op));
     pump(f);
     return 0;
@@ -97,6 +104,17 @@ void exsi_flow_shutdown_recv(struct exsi_attach *at)
     struct exsi_flow *f = exsi_flow_of(at);
     f->ops->shut_recv(f);
     pump(f);
+}
+
+/* One socket, one connection: its end is the endpoint's. */
+void exsi_flow_abort(struct exsi_attach *at, int error, const char *why)
+{
+    exsi_ep_fail(at->ep, error, "%s", why);
+}
+
+void exsi_flow_disconnect(struct exsi_attach *at)
+{
+    exsi_ep_disconnect(at->ep);
 }
 
 uint32_t exsi_flow_ready_now(const struct exsi_attach *at)

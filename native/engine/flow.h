@@ -115,6 +115,7 @@ static inline struct exsi_flow *exsi_flow_of(const struct exsi_attach *at)
 /* --- flow.c: rows of struct exsi_engine_ops; ep->engine_state is the flow ------------------------ */
 
 void exsi_flow_on_up(struct exsi_endpoint *ep);
+void exsi_flow_before_flush(struct exsi_endpoint *ep);
 void exsi_flow_on_recv(struct exsi_endpoint *ep, const void *data, uint32_t len, const uint32_t *word);
 void exsi_flow_on_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error);
 void exsi_flow_on_invalidated(struct exsi_endpoint *ep, uint64_t wr_id);
@@ -125,6 +126,8 @@ int exsi_flow_recv(struct exsi_attach *at, struct exsi_op *op);
 void exsi_flow_cancel(struct exsi_attach *at, struct exsi_op *op);
 void exsi_flow_shutdown_send(struct exsi_attach *at);
 void exsi_flow_shutdown_recv(struct exsi_attach *at);
+void exsi_flow_abort(struct exsi_attach *at, int error, const char *why);
+void exsi_flow_disconnect(struct exsi_attach *at);
 uint32_t exsi_flow_ready_now(const struct exsi_attach *at);
 
 /* --- credit.c -------------------------------------------------------------------------------- */

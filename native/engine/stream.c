@@ -217,6 +217,7 @@ const struct exsi_engine_ops exsi_engine_stream = {
     .hello = hello,
     .peer_hello = peer_hello,
     .on_up = exsi_flow_on_up,
+    .before_flush = exsi_flow_before_flush,
     .on_recv = exsi_flow_on_recv,
     .on_write_done = exsi_flow_on_write_done,
     .on_invalidated = exsi_flow_on_invalidated,
@@ -230,5 +231,7 @@ const struct exsi_engine_ops exsi_engine_stream = {
     .cancel = exsi_flow_cancel,
     .shutdown_send = exsi_flow_shutdown_send,
     .shutdown_recv = exsi_flow_shutdown_recv,
+    .abort = exsi_flow_abort,
+    .disconnect = exsi_flow_disconnect,
     .ready = exsi_flow_ready_now,
 };

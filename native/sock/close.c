@@ -51,7 +51,7 @@ static struct exsi_socket *socket_of(const struct exsi_op *op)
 void exsi_close_abort(struct exsi_socket *s, int error, const char *why)
 {
     s->aborted = true;
-    if (s->ep && !s->dead) exsi_ep_fail(s->ep, error, "%s", why);
+    if (s->ep && !s->dead) s->engine->abort(&s->attach, error, why);
     exsi_sock_changed(&s->attach, 0);
 }
 
@@ -102,6 +102,7 @@ void exsi_close_cancel(struct exsi_socket *s, struct exsi_op *op)
     }
     case EXSI_OP_CONNECT: exsi_conn_fail(s, ECANCELED); return;
     case EXSI_OP_POLL: exsi_poll_end(op, ECANCELED, 0); return;
+    case EXSI_OP_NOTICE: /* a link's: no socket has it */
     case EXSI_OP_ACCEPT:
     case EXSI_OP_SHUTDOWN: exsi_op_finish(op, ECANCELED, 0); return;
     case EXSI_OP_CLOSE:
@@ -221,7 +222,7 @@ static void finish_close(struct exsi_socket *s)
 static void disconnect(struct exsi_socket *s)
 {
     s->disconnecting = true;
-    exsi_ep_disconnect(s->ep);
+    s->engine->disconnect(&s->attach);
 }
 
 void exsi_close_step(struct exsi_socket *s, uint32_t ready)

@@ -7,7 +7,7 @@
  *
  * Invariant: a connection id belongs to socket->cm until its endpoint has it, and to the endpoint from
  * then on; whoever owns it destroys it, once. */
-#include "sock/sock.h"
+#include "sock/link.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -94,6 +94,10 @@ static int make_endpoint(struct exsi_socket *s, bool active, const struct exsi_e
 void exsi_conn_teardown(struct exsi_socket *s)
 {
     s->setup = NULL;
+    if (s->link) {
+        exsi_link_leave(s);
+        return;
+    }
     if (s->cm) {
         ops_of(s)->cm_destroy(s->cm);
         s->cm = NULL;
@@ -409,7 +413,8 @@ void exsi_conn_dead(struct exsi_socket *s)
     if (s->state == EXSI_SOCK_CONNECTING && exsi_choice_retry(s)) return;
     s->dead = true;
     if (!s->attach.error) s->attach.error = s->ep->error;
-    if (s->attach.error && !s->reason[0]) memcpy(s->reason, s->ep->reason, sizeof s->reason);
+    const char *why = s->attach.reason ? s->attach.reason : s->ep->reason;
+    if (s->attach.error && !s->reason[0]) exsi_sock_reason(s, "%s", why);
     if (s->state == EXSI_SOCK_CONNECTING) {
         if (s->parent)
             orphan(s);

@@ -67,7 +67,8 @@ static bool pass(struct exsi_group *g, bool *fds)
     did |= look_at_parts(g);
     did |= exsi_sock_look(g);
     exsi_group_flush(g);
-    return did;
+    /* Engines may send only then, and what follows from that is for the next look. */
+    return did || !exsi_list_empty(&g->changed);
 }
 
 bool exsi_progress(struct exsi_group *g, bool fds)
@@ -89,7 +90,7 @@ void exsi_settle(struct exsi_group *g)
         exsi_group_flush(g);
         bool did = look_at_parts(g);
         did |= exsi_sock_look(g);
-        if (!did && exsi_list_empty(&g->dirty)) break;
+        if (!did && exsi_list_empty(&g->dirty) && exsi_list_empty(&g->changed)) break;
     }
     exsi_group_reap(g);
 }

@@ -5,6 +5,7 @@
  *   choice.c    which device carries a connection
  *   setup.c     the memory of a new connection, made without the lock
  *   close.c     shutdown, close, abort, cancel, and the bound on all of them
+ *   link.c      links, on which many sockets share a queue pair (SMC-R)
  *   xfer.c      sends and receives: memory, state checks, the way into the engine
  *   poll.c      readiness
  *   progress.c  the one function that moves a group
@@ -27,6 +28,8 @@
 #include "engine/engine.h"
 #include "sock/types.h"
 
+struct exsi_link;
+
 struct exsi_socket {
     struct exsi_attach attach;     /* first: changed() finds the socket from it */
     struct exsi_group *group;      /* shares: one reference */
@@ -38,6 +41,7 @@ struct exsi_socket {
     exsi_options opt;
     struct exsi_stats stats;
     struct exsi_endpoint *ep;
+    struct exsi_link *link;            /* whose ep is; NULL: ep is the socket's own */
     _Atomic(struct exsi_device *) dev; /* set once, when the device is chosen */
     const struct exsi_engine_ops *engine;
     union exsi_addr local, peer;
@@ -182,6 +186,8 @@ void exsi_xfer_drop(struct exsi_socket *s, struct exsi_xfer *x);
 /* Make the operation and hand it to the engine.  by_caller: if it ends now, the API call reports it. */
 EXSI_MUST_CHECK int exsi_xfer_post(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_eq *eq, uint64_t cookie,
                                    bool by_caller, uint64_t *handle);
+/* 0, or why nothing can be received. */
+EXSI_MUST_CHECK int exsi_xfer_may_receive(const struct exsi_socket *s);
 /* DONTWAIT: bytes taken now, or -EAGAIN. */
 int64_t exsi_xfer_take(struct exsi_socket *s, const exsi_piece *vec, int n, bool fragile);
 /* attach.finished. */

@@ -4,6 +4,8 @@
  * exsi_sock_retire; it is retired once it is closed and nothing of its connection is in flight. */
 #include "sock/sock.h"
 
+#include "sock/link.h"
+
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -71,6 +73,8 @@ void exsi_sock_group_end(struct exsi_group *g)
     }
     exsi_settle(g);
     assert(exsi_list_empty(&g->sockets));
+    exsi_link_group_end(g);
+    exsi_group_reap(g);
     exsi_group_unlock(g);
 }
 
@@ -164,9 +168,17 @@ uint32_t exsi_sock_ready(const struct exsi_socket *s)
     return bits;
 }
 
+/* Nothing will come of its connection any more; on a link that of another may well go on. */
+static bool is_over(const struct exsi_socket *s)
+{
+    if (!s->ep || s->dead) return false;
+    if (!s->link) return s->ep->state == EXSI_EP_DEAD;
+    return s->attach.flow && (s->engine->ready(&s->attach) & EXSI_CHANGE_DEAD);
+}
+
 static void look_at(struct exsi_socket *s)
 {
-    if (s->ep && s->ep->state == EXSI_EP_DEAD && !s->dead) exsi_conn_dead(s);
+    if (is_over(s)) exsi_conn_dead(s);
     uint32_t ready = exsi_sock_ready(s);
     if (ready && !exsi_list_empty(&s->polls)) exsi_poll_look(s, ready);
     exsi_close_step(s, ready); /* last: it may retire the socket */

@@ -96,7 +96,8 @@ static int look_through(struct exsi_xfer *x, const exsi_piece *vec, int n)
 int exsi_xfer_prepare(struct exsi_socket *s, const exsi_piece *vec, int n, uint32_t flags, bool receive,
                       struct exsi_xfer *x)
 {
-    uint32_t known = receive ? EXSI_OPF_WAITALL | EXSI_OPF_DONTWAIT : EXSI_OPF_SHUT_WR | EXSI_OPF_STRICT_SIZE;
+    uint32_t known =
+        receive ? EXSI_OPF_WAITALL | EXSI_OPF_DONTWAIT : EXSI_OPF_SHUT_WR | EXSI_OPF_STRICT_SIZE | EXSI_OPF_URGENT;
     *x = (struct exsi_xfer){.receive = receive, .iov = x->small};
     x->look = flags & EXSI_FLAG_LOOK;
     /* A copy through the kernel costs less than finding out. */
@@ -229,6 +230,11 @@ static int may_transfer(const struct exsi_socket *s, bool receive)
     /* What the peer sent before it ended in order can still be read. */
     if (receive && (!s->attach.error || (s->engine->ready(&s->attach) & EXSI_CHANGE_PEER_FIN))) return 0;
     return s->attach.error ? -s->attach.error : -EPIPE;
+}
+
+int exsi_xfer_may_receive(const struct exsi_socket *s)
+{
+    return may_transfer(s, true);
 }
 
 int exsi_xfer_post(struct exsi_socket *s, struct exsi_xfer *x, struct exsi_eq *eq, uint64_t cookie, bool by_caller,

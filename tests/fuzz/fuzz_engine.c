@@ -41,6 +41,7 @@ static void deaf_key(struct exsi_endpoint *ep, uint64_t id)
 static const struct exsi_engine_ops deaf = {.name = "deaf",
                                             .ep_attr = deaf_attr,
                                             .on_up = deaf_ep,
+                                            .before_flush = deaf_ep,
                                             .on_recv = deaf_recv,
                                             .on_write_done = deaf_write,
                                             .on_invalidated = deaf_key,

@@ -18,6 +18,7 @@ static struct {
     uint8_t before[GUARD], window[WINDOW], between[GUARD], slot[RECEIVES][SLOT], after[GUARD];
     uint32_t msn, mo;
     int closed, broken;
+    bool held, fed; /* a message waits for its receive; gets it */
 } state;
 
 static void require(bool holds)
@@ -63,6 +64,14 @@ static void on_untagged_done(struct soft_qp *qp, uint32_t mo, uint32_t len, bool
     state.msn += last;
 }
 
+/* Now and then a message has to wait. */
+static bool on_may_receive(struct soft_qp *qp)
+{
+    (void)qp;
+    state.held = state.msn % 3 == 2 && !state.fed;
+    return !state.held;
+}
+
 static void on_tx_done(struct soft_qp *qp)
 {
     (void)qp;
@@ -86,10 +95,21 @@ static const struct soft_sink_ops sink = {
     .tagged_done = on_tagged_done,
     .untagged = on_untagged,
     .untagged_done = on_untagged_done,
+    .may_receive = on_may_receive,
     .tx_done = on_tx_done,
     .peer_closed = on_closed,
     .broken = on_broken,
 };
+
+/* The receive that a message waits for. */
+static void feed(struct soft_path *path)
+{
+    if (!state.held) return;
+    state.held = false;
+    state.fed = true;
+    path->ops->resume(path);
+    state.fed = false;
+}
 
 static void run(struct soft_part *part, const uint8_t *data, size_t len, bool crc)
 {
@@ -104,13 +124,16 @@ static void run(struct soft_part *part, const uint8_t *data, size_t len, bool cr
     path->sink = &sink;
     path->stats = &stats;
     require(path->ops->start(path) == 0);
-    for (size_t at = 0; at < len;) {
+    for (size_t at = 0; at < len; feed(path)) {
         ssize_t n = send(fds[1], data + at, len - at, MSG_NOSIGNAL);
         if (n > 0) at += (size_t)n;
         if (n <= 0 && exsi_poller_run(part->poller) == 0) break; /* it has ended: the rest goes nowhere */
     }
     shutdown(fds[1], SHUT_WR);
-    for (int i = 0; i < 100000 && !state.closed && !state.broken; i++) exsi_poller_run(part->poller);
+    for (int i = 0; i < 100000 && !state.closed && !state.broken; i++) {
+        feed(path);
+        exsi_poller_run(part->poller);
+    }
     require(state.closed + state.broken == 1);
     path->ops->free(path);
     close(fds[1]);

@@ -88,6 +88,12 @@ static void fake_untagged_done(struct soft_qp *qp, uint32_t mo, uint32_t len, bo
     if (last) qp->solicited = solicited;
 }
 
+static bool fake_may_receive(struct soft_qp *qp)
+{
+    (void)qp;
+    return true;
+}
+
 static void fake_tx_done(struct soft_qp *qp)
 {
     while (qp->len && qp->tx[qp->head].done) {
@@ -113,6 +119,7 @@ static const struct soft_sink_ops fake_sink = {
     .tagged_done = fake_tagged_done,
     .untagged = fake_untagged,
     .untagged_done = fake_untagged_done,
+    .may_receive = fake_may_receive,
     .tx_done = fake_tx_done,
     .peer_closed = fake_closed,
     .broken = fake_broken,

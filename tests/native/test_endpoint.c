@@ -84,7 +84,13 @@ static void detach(struct exsi_attach *at)
     at->flow = NULL;
 }
 
+static void on_flush(struct exsi_endpoint *ep)
+{
+    (void)ep;
+}
+
 static const struct exsi_engine_ops engine = {
+    .before_flush = on_flush,
     .name = "notes",
     .ep_attr = ep_attr,
     .ep_open = ep_open,

@@ -90,6 +90,58 @@ static void test_story(uint32_t mine_ms, uint32_t theirs_ms)
        WEXITSTATUS(status));
 }
 
+/* A message that comes before its receive waits, and one that is longer than its slot spills. */
+static void test_receives(void)
+{
+    struct pair *p = &pair;
+    struct exsi_raw_address a, b;
+    enum { OWN = 44, MOST = 8192 };
+    static const uint32_t lens[] = {10, 44, 45, 88, 300, 8192};
+    pair_open(p);
+    raw_open(&p->a);
+    raw_open(&p->b);
+    must(ops->raw_query(p->a.qp, &a) == 0 && ops->raw_query(p->b.qp, &b) == 0);
+    must(ops->raw_to_rtr(p->a.qp, &b) == 0 && ops->raw_to_rtr(p->b.qp, &a) == 0);
+    must(ops->raw_to_rts(p->a.qp) == 0 && ops->raw_to_rts(p->b.qp) == 0);
+    struct mem out = mem_new(p, MOST, 0), own = mem_new(p, 64, EXSI_ACCESS_LOCAL_WRITE);
+    struct mem spill = mem_new(p, MOST, EXSI_ACCESS_LOCAL_WRITE);
+    mem_fill(&out, 7);
+    for (size_t i = 0; i < sizeof lens / sizeof *lens; i++) {
+        struct exsi_send_wr wr = wr_send(&out, 0, lens[i], i);
+        must(post(&p->a, &wr, 1) == 0);
+    }
+    pair_for_ms(p, 30);
+    ok(p->b.n_recv == 0 && !p->a.down && !p->b.down, "six messages wait for a receive");
+    bool whole = true;
+    for (int i = 0; i < (int)(sizeof lens / sizeof *lens); i++) {
+        struct exsi_recv_wr wr = {
+            .wr_id = (uint64_t)i, .sge = {own.at, OWN, own.mr}, .spill = {spill.at, MOST, spill.mr}};
+        must(ops->post_recv(p->b.qp, &wr, 1) == 0);
+        must(pair_until(p, p->b.n_recv == i + 1));
+        uint32_t len = lens[i], first = len < OWN ? len : OWN;
+        whole &= memcmp(own.at, out.at, first) == 0;
+        if (len > OWN) whole &= memcmp((char *)spill.at + OWN, (char *)out.at + OWN, len - OWN) == 0;
+    }
+    ok(whole, "each comes with its receive, 10 to 8192 bytes, what does not fit lies in the spill");
+    struct exsi_recv_wr wr = {.sge = {own.at, OWN, own.mr}};
+    struct exsi_send_wr big = wr_send(&out, 0, OWN + 1, 9);
+    must(ops->post_recv(p->b.qp, &wr, 1) == 0 && post(&p->a, &big, 1) == 0);
+    ok(pair_until(p, p->b.down) && p->b.error == EPROTO, "without a spill that is a violation");
+    side_end(&p->a);
+    side_end(&p->b);
+    mem_free(p, &out);
+    mem_free(p, &own);
+    mem_free(p, &spill);
+    struct exsi_qp_attr attr = {.send_wr = 4, .recv_wr = 4, .user = &p->a, .stats = &p->a.stats, .gid = a.gid};
+    must(ops->qp_create(p->a.part, NULL, &attr, &p->a.qp) == 0);
+    ok(ops->raw_query(p->a.qp, &b) == 0 && memcmp(a.gid, b.gid, sizeof a.gid) == 0, "the GID that was asked for");
+    struct exsi_qp *none;
+    attr.gid = (const uint8_t *)"0123456789abcdef";
+    ok(ops->qp_create(p->a.part, NULL, &attr, &none) == -EADDRNOTAVAIL, "or none");
+    side_end(&p->a);
+    pair_close(p);
+}
+
 static void test_refusals(void)
 {
     struct pair *p = &pair;
@@ -128,6 +180,7 @@ int main(void)
     test_story(0, 0);
     test_story(0, 40);
     test_story(40, 0);
+    test_receives();
     test_refusals();
     return tap_done();
 }

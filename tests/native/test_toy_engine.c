@@ -184,6 +184,7 @@ static const struct exsi_engine_ops toy = {
     .ep_open = toy_open,
     .ep_close = toy_close,
     .on_up = toy_nothing,
+    .before_flush = toy_nothing,
     .on_recv = toy_recv,
     .on_write_done = toy_write_done,
     .on_invalidated = toy_key,

@@ -108,7 +108,7 @@ void soft_sock_tune(int fd, const struct exsi_cm_options *opt);
 int soft_sock_error(int fd);
 
 /* raw.c */
-EXSI_MUST_CHECK int soft_raw_open(struct soft_qp *qp);
+EXSI_MUST_CHECK int soft_raw_open(struct soft_qp *qp, const uint8_t *gid);
 void soft_raw_close(struct soft_qp *qp);
 int soft_raw_query(struct exsi_qp *qp, struct exsi_raw_address *out);
 int soft_raw_to_rtr(struct exsi_qp *qp, const struct exsi_raw_address *peer);

@@ -243,6 +243,12 @@ static void op_abort(struct soft_path *path)
     exsi_list_unlink(&path->node);
 }
 
+/* Only raw queue pairs hold a message back. */
+static void op_resume(struct soft_path *path)
+{
+    (void)path;
+}
+
 static void op_lend(struct soft_path *path, uint32_t rkey, const struct soft_mr *mr, uint64_t raddr, size_t len)
 {
     struct shm_path *p = shm_of(path);
@@ -273,6 +279,7 @@ static const struct soft_path_ops shm_ops = {
     .start = op_start,
     .kick = op_kick,
     .progress = op_progress,
+    .resume = op_resume,
     .shut = op_shut,
     .terminate = op_terminate,
     .abort = op_abort,

@@ -332,7 +332,8 @@ static void sent(struct soft_tcp *t, size_t bytes)
 
 static void want(struct soft_tcp *t)
 {
-    uint32_t events = (t->peer_fin ? 0u : (uint32_t)EPOLLIN) | (t->blocked ? (uint32_t)EPOLLOUT : 0u);
+    bool reads = !t->peer_fin && !t->starved;
+    uint32_t events = (reads ? (uint32_t)EPOLLIN : 0u) | (t->blocked ? (uint32_t)EPOLLOUT : 0u);
     exsi_poller_mod(t->path.part->poller, &t->watch, events);
 }
 
@@ -460,6 +461,13 @@ static void tcp_kick(struct soft_path *p)
     soft_tcp_send(soft_tcp_of(p));
 }
 
+static void tcp_resume(struct soft_path *p)
+{
+    struct soft_tcp *t = soft_tcp_of(p);
+    soft_tcp_fed(t);
+    if (t->fd >= 0) soft_tcp_send(t);
+}
+
 /* RFC 5044 §7.2 */
 static void tcp_shut(struct soft_path *p)
 {
@@ -515,6 +523,7 @@ static const struct soft_path_ops tcp_ops = {
     .start = tcp_start,
     .kick = tcp_kick,
     .progress = tcp_progress,
+    .resume = tcp_resume,
     .shut = tcp_shut,
     .terminate = tcp_terminate,
     .abort = tcp_abort,

@@ -140,9 +140,17 @@ static int read_requested(struct soft_tcp *t, const uint8_t *payload)
     return 0;
 }
 
+/* A SEND for which there is no receive stays where it is, and all that is behind it in the socket. */
+static bool must_wait(struct soft_tcp *t)
+{
+    t->starved = is_send(t->seg.opcode) && !t->path.sink->may_receive(t->path.qp);
+    return t->starved;
+}
+
 static int small_done(struct soft_tcp *t)
 {
     struct iwarp_segment *seg = &t->seg;
+    if (must_wait(t)) return 0;
     const uint8_t *payload = t->scratch + 4, *trailer = payload + seg->payload;
     uint32_t covered = IWARP_UNTAGGED_LEN + seg->payload;
     struct iwarp_error err;
@@ -166,6 +174,7 @@ static int small_done(struct soft_tcp *t)
 static int rest_done(struct soft_tcp *t)
 {
     struct iwarp_error err;
+    if (must_wait(t)) return 0;
     if (iwarp_decode_rest(t->head + IWARP_TAGGED_LEN, &t->seg, &err) < 0) return refuse(t, err);
     if (t->crc) t->rx_crc = exsi_crc32c(t->rx_crc, t->head + IWARP_TAGGED_LEN, 4);
     t->rx = TCP_RX_BODY;
@@ -251,6 +260,7 @@ static void end_of_stream(struct soft_tcp *t)
 static int receive_some(struct soft_tcp *t, ssize_t *got)
 {
     struct iovec iov[2];
+    if (t->starved) return 0;
     if (t->rx == TCP_RX_BODY && t->placed < t->seg.payload && find_target(t) < 0) return -1;
     int n = plan(t, iov);
     size_t asked = iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0);
@@ -275,13 +285,21 @@ static int receive_some(struct soft_tcp *t, ssize_t *got)
         return -1;
     }
     if (received(t, (uint32_t)*got) < 0) return -1;
-    return (size_t)*got == asked;
+    return !t->starved && (size_t)*got == asked;
 }
 
 void soft_tcp_receive(struct soft_tcp *t)
 {
     ssize_t budget = TCP_BUDGET, got = 0;
     while (t->fd >= 0 && budget > 0 && receive_some(t, &got) > 0) budget -= got;
+}
+
+void soft_tcp_fed(struct soft_tcp *t)
+{
+    if (!t->starved || t->fd < 0) return;
+    t->starved = false;
+    if ((t->rx == TCP_RX_SMALL ? small_done(t) : rest_done(t)) < 0 || t->starved) return;
+    soft_tcp_receive(t);
 }
 
 void soft_tcp_drain(struct soft_tcp *t)

@@ -100,10 +100,27 @@ static int sink_untagged(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t
     if (msn != qp->rx_msn) return -EPROTO;
     if (mo != qp->rx_mo) return -ERANGE;
     if (!qp->rq_len) return -ENOBUFS;
-    const struct exsi_sge *sge = &qp->rq[qp->rq_head].sge;
+    const struct exsi_recv_wr *r = &qp->rq[qp->rq_head];
+    bool spills = mo + len > r->sge.len && r->spill.len;
+    const struct exsi_sge *sge = spills ? &r->spill : &r->sge;
     if (!exsi_range_inside(mo, len, sge->len)) return -EMSGSIZE;
     *dst = (uint8_t *)sge->addr + mo;
     return 0;
+}
+
+/* A raw queue pair's peer knows of no credits: what comes too early waits in the transport. */
+static bool sink_may_receive(struct soft_qp *qp)
+{
+    if (!qp->raw || qp->rq_len || qp->state != SOFT_QP_UP) return true;
+    qp->starved = true;
+    return false;
+}
+
+/* A piece of a message lay across the end of its own buffer. */
+static void split(const struct exsi_recv_wr *r, uint32_t mo, uint32_t len)
+{
+    if (mo >= r->sge.len || mo + len <= r->sge.len) return;
+    memcpy((uint8_t *)r->sge.addr + mo, (uint8_t *)r->spill.addr + mo, r->sge.len - mo);
 }
 
 /* RFC 5041 §5.4 */
@@ -112,6 +129,7 @@ static void sink_untagged_done(struct soft_qp *qp, uint32_t mo, uint32_t len, bo
     (void)solicited; /* every completion wakes the one who polls */
     assert(mo == qp->rx_mo);
     exsi_count(qp->stats, bytes_device, len);
+    split(&qp->rq[qp->rq_head], mo, len);
     qp->rx_mo = mo + len;
     if (!last) return;
     complete_recv(qp, qp->rx_mo, 0);
@@ -151,6 +169,7 @@ const struct soft_sink_ops soft_qp_sink = {
     .tagged_done = sink_tagged_done,
     .untagged = sink_untagged,
     .untagged_done = sink_untagged_done,
+    .may_receive = sink_may_receive,
     .tx_done = sink_tx_done,
     .peer_closed = sink_peer_closed,
     .broken = sink_broken,
@@ -211,7 +230,7 @@ int soft_qp_create(struct exsi_part *epart, struct exsi_cm_id *id, const struct 
     qp->rx_msn = 1;
     qp->close_timer.fn = close_late;
     int rc = qp_alloc(qp, attr);
-    if (rc == 0) rc = id ? soft_id_adopt(id, qp) : soft_raw_open(qp);
+    if (rc == 0) rc = id ? soft_id_adopt(id, qp) : soft_raw_open(qp, attr->gid);
     if (rc < 0) {
         qp_free(qp);
         return rc;
@@ -284,6 +303,11 @@ void soft_qp_shut(struct soft_qp *qp)
 static void qp_settle(struct soft_qp *qp)
 {
     if (qp->state != SOFT_QP_UP) return;
+    if (qp->starved && qp->rq_len) {
+        qp->starved = false;
+        qp->path->ops->resume(qp->path);
+        if (qp->state != SOFT_QP_UP) return;
+    }
     if (qp->peer_closed && !qp->shut) soft_qp_shut(qp);
     if (qp->state == SOFT_QP_UP && qp->peer_closed && !qp->sq_len) soft_qp_down(qp, 0, NULL);
 }
@@ -327,6 +351,7 @@ int soft_qp_post_recv(struct exsi_qp *eqp, const struct exsi_recv_wr *wr, int n)
     for (int i = 0; i < n; i++) qp->rq[(qp->rq_head + qp->rq_len++) % qp->rq_cap] = wr[i];
     /* As verbs do it: a dead queue pair takes requests and gives them back at once. */
     while (qp->state == SOFT_QP_DOWN && qp->rq_len) complete_recv(qp, 0, ECANCELED);
+    if (qp->starved) note_work(qp);
     return 0;
 }
 

@@ -57,6 +57,7 @@ struct soft_qp {
     struct exsi_recv_wr *rq;
     uint32_t rq_cap, rq_head, rq_len;
     uint32_t rx_msn, rx_mo; /* message that is arriving, and how far it came */
+    bool starved;           /* the path holds a message for which no receive was posted */
     uint32_t cq_pending;    /* completions of ours not polled yet */
 
     struct soft_key *keys;

@@ -128,10 +128,11 @@ static struct soft_qp *find_qpn(struct soft_part *part, uint32_t qpn)
     return NULL;
 }
 
-int soft_raw_open(struct soft_qp *qp)
+int soft_raw_open(struct soft_qp *qp, const uint8_t *gid)
 {
     struct soft_part *part = qp->part;
     EXSI_TRY(raw_part_open(part));
+    if (gid && memcmp(gid, part->raw->gid, sizeof part->raw->gid) != 0) return -EADDRNOTAVAIL;
     struct soft_raw_qp *raw = calloc(1, sizeof *raw);
     if (!raw) return -ENOMEM;
     do raw->qpn = part->raw->next_qpn++ & QPN_MASK;

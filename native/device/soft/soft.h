@@ -67,6 +67,8 @@ struct soft_sink_ops {
     int (*untagged)(struct soft_qp *qp, uint32_t msn, uint32_t mo, uint32_t len, void **dst);
     /* It has been placed; last: the SEND is complete. */
     void (*untagged_done)(struct soft_qp *qp, uint32_t mo, uint32_t len, bool last, bool solicited);
+    /* May a SEND be taken now?  If not, the path keeps it and receives nothing more until its _resume. */
+    bool (*may_receive)(struct soft_qp *qp);
     /* One or more messages are done: completes them in order from the head (the sink counts their bytes),
      * after which soft_qp_tx(0) is the oldest that is not done. */
     void (*tx_done)(struct soft_qp *qp);
@@ -92,6 +94,8 @@ struct soft_path_ops {
     void (*kick)(struct soft_path *p);
     /* shm only: look at the rings; how much was done.  tcp: 0. */
     int (*progress)(struct soft_path *p);
+    /* A receive was posted after may_receive had said no.  Only raw queue pairs, which are tcp. */
+    void (*resume)(struct soft_path *p);
     /* Sending is over: once the send queue is out, tell the peer in order. */
     void (*shut)(struct soft_path *p);
     /* A violation found by the sink or the path: tell the peer (Terminate) as far as it goes, then

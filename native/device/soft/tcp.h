@@ -64,6 +64,7 @@ struct soft_tcp {
     enum tcp_rx_state rx;
     bool heard;       /* a first FPDU came: a responder may send */
     bool mid_message; /* the last FPDU did not end its message */
+    bool starved;     /* a SEND waits for a receive to be posted: nothing is read */
     uint32_t reads;   /* read requests that came */
     bool peer_fin;
     uint8_t head[IWARP_UNTAGGED_LEN];
@@ -90,7 +91,9 @@ void soft_tcp_refuse(struct soft_tcp *t, struct iwarp_error err, bool with_heade
 void soft_tcp_broken(struct soft_tcp *t, int error, const char *reason);
 /* Push what can be sent. */
 void soft_tcp_send(struct soft_tcp *t);
-/* path_tcp_rx.c: read until the socket is empty or the budget used up. */
+/* path_tcp_rx.c: a receive was posted for the SEND that waits. */
+void soft_tcp_fed(struct soft_tcp *t);
+/* Read until the socket is empty or the budget used up. */
 void soft_tcp_receive(struct soft_tcp *t);
 /* Read all that is there: the connection was reset, so it is bounded. */
 void soft_tcp_drain(struct soft_tcp *t);

@@ -61,7 +61,7 @@ int verbs_key_bind(struct exsi_qp *eqp, struct exsi_dmr *dmr, void *addr, size_t
     if (!len || at < base || !exsi_range_inside(at - base, len, dmr->mem.len)) return -EINVAL;
     if (!(dmr->mem.access & EXSI_ACCESS_REMOTE_WRITE)) return -EACCES;
     EXSI_TRY(verbs_mr_in(dmr, qp->domain, &mr));
-    if (!qp->adapter->windows) {
+    if (!verbs_has_windows(qp->adapter, qp->domain)) {
         *rkey = mr->rkey;
         return 0;
     }
@@ -91,7 +91,7 @@ int verbs_key_invalidate(struct exsi_qp *eqp, uint32_t rkey, uint64_t wr_id)
     struct verbs_qp *qp = verbs_qp_of(eqp);
     struct verbs_keys *keys = &qp->keys;
     /* In the error state no key opens anything. */
-    if (!qp->adapter->windows || qp->down) return 0;
+    if (!verbs_has_windows(qp->adapter, qp->domain) || qp->down) return 0;
     for (uint32_t i = 0; i < keys->n; i++) {
         struct verbs_key *key = &keys->keys[i];
         if (key->rkey != rkey || key->state != VERBS_KEY_BOUND) continue;

@@ -27,7 +27,7 @@ static int access_flags(const struct exsi_mem *mem, const struct verbs_domain *d
     bool remote = mem->access & EXSI_ACCESS_REMOTE_WRITE;
     int flags = mem->access & (EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE) ? IBV_ACCESS_LOCAL_WRITE : 0;
     if (!remote) return flags;
-    if (domain->adapter->windows) return flags | IBV_ACCESS_MW_BIND;
+    if (verbs_has_windows(domain->adapter, domain)) return flags | IBV_ACCESS_MW_BIND;
     /* A domain of its own is there for strict keys, which expose nothing but the ring. */
     if (domain->slot < 0 && !(mem->access & EXSI_ACCESS_ONE_PEER)) return flags;
     return flags | IBV_ACCESS_REMOTE_WRITE;

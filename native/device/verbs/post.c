@@ -164,14 +164,23 @@ void verbs_qp_flush(struct exsi_qp *qp)
 
 /* --- receiving --------------------------------------------------------------------------------------- */
 
+/* From offset skip on. */
+static int fill_sge(struct verbs_qp *qp, const struct exsi_sge *in, uint32_t skip, struct ibv_sge *out)
+{
+    struct ibv_mr *mr;
+    EXSI_TRY(verbs_mr_in(in->mr, qp->domain, &mr));
+    *out = (struct ibv_sge){.addr = (uint64_t)(uintptr_t)in->addr + skip, .length = in->len - skip, .lkey = mr->lkey};
+    return 0;
+}
+
 static int post_one(struct verbs_qp *qp, const struct exsi_recv_wr *in)
 {
     uint32_t place = (qp->recv_head + qp->recv_len) % qp->attr.recv_wr;
     if (!qp->down) {
-        struct ibv_mr *mr;
-        EXSI_TRY(verbs_mr_in(in->sge.mr, qp->domain, &mr));
-        struct ibv_sge sge = {.addr = (uint64_t)(uintptr_t)in->sge.addr, .length = in->sge.len, .lkey = mr->lkey};
-        struct ibv_recv_wr wr = {.wr_id = qp->wr_base | VERBS_WR_RECV | place, .sg_list = &sge, .num_sge = 1};
+        struct ibv_sge sge[2];
+        struct ibv_recv_wr wr = {.wr_id = qp->wr_base | VERBS_WR_RECV | place, .sg_list = sge, .num_sge = 1};
+        EXSI_TRY(fill_sge(qp, &in->sge, 0, sge));
+        if (in->spill.len) EXSI_TRY(fill_sge(qp, &in->spill, in->sge.len, &sge[wr.num_sge++]));
         struct ibv_recv_wr *bad;
         int rc = ibv_post_recv(qp->ibqp, &wr, &bad);
         if (rc == ENOMEM || rc == EINVAL) return -rc;

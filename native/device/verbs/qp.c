@@ -49,7 +49,8 @@ static int alloc_rings(struct verbs_qp *qp)
 {
     const struct exsi_qp_attr *attr = &qp->attr;
     const struct ibv_device_attr *most = &qp->adapter->attr;
-    uint32_t keys = qp->adapter->windows ? (attr->max_keys ? attr->max_keys : attr->send_wr) : 0;
+    bool windows = verbs_has_windows(qp->adapter, qp->domain);
+    uint32_t keys = windows ? (attr->max_keys ? attr->max_keys : attr->send_wr) : 0;
     qp->sent_cap = attr->send_wr + VERBS_KEY_WRS * keys + VERBS_OWN_WRS;
     uint32_t recv_cap = attr->recv_wr ? attr->recv_wr : 1;
     if (qp->sent_cap > (uint32_t)most->max_qp_wr || recv_cap > (uint32_t)most->max_qp_wr) return -EINVAL;
@@ -69,7 +70,7 @@ static int open_hardware(struct verbs_qp *qp)
         .cap = {.max_send_wr = qp->sent_cap,
                 .max_recv_wr = qp->attr.recv_wr,
                 .max_send_sge = EXSI_MAX_SGE,
-                .max_recv_sge = 1,
+                .max_recv_sge = qp->id ? 1 : 2, /* one spills */
                 .max_inline_data = VERBS_INLINE},
     };
     if (!qp->id) return verbs_raw_open(qp, &init);
@@ -101,7 +102,8 @@ static struct verbs_qp *qp_new(struct verbs_part *part, struct verbs_id *id, con
 static int open_domain(struct verbs_qp *qp)
 {
     qp->domain = &qp->adapter->domain;
-    if (!qp->attr.strict_keys || qp->adapter->windows) return 0;
+    /* A window can only be bound on a queue pair that is connected, and a raw one's keys are told before that. */
+    if (!qp->attr.strict_keys || (qp->adapter->windows && qp->id)) return 0;
     EXSI_TRY(verbs_domain_open(&qp->own_domain, qp->adapter));
     qp->domain = &qp->own_domain;
     return 0;
@@ -119,7 +121,7 @@ int verbs_qp_create(struct exsi_part *epart, struct exsi_cm_id *eid, const struc
     if (id)
         qp->adapter = id->adapter;
     else
-        rc = verbs_raw_adapter(part, &qp->adapter);
+        rc = verbs_raw_adapter(part, attr->gid, &qp->adapter);
     if (rc == 0) rc = verbs_seat_open(part, qp->adapter, &qp->seat);
     if (rc == 0) rc = open_domain(qp);
     if (rc == 0) rc = alloc_rings(qp);
@@ -135,6 +137,7 @@ int verbs_qp_create(struct exsi_part *epart, struct exsi_cm_id *eid, const struc
         return rc;
     }
     if (id) id->qp = qp;
+    qp->attr.gid = NULL; /* it was the caller's */
     verbs_async_watch(qp);
     *out = &qp->qp;
     return 0;
@@ -146,7 +149,7 @@ static void learn_gid(struct verbs_qp *qp)
     struct ibv_qp_attr attr = {0};
     struct ibv_qp_init_attr init;
     const struct verbs_lib *lib = qp->part->lib;
-    if (qp->adapter->iwarp || lib->ibv_query_qp(qp->ibqp, &attr, IBV_QP_AV, &init)) return;
+    if (qp->gid_known || qp->adapter->iwarp || lib->ibv_query_qp(qp->ibqp, &attr, IBV_QP_AV, &init)) return;
     qp->gid_index = attr.ah_attr.grh.sgid_index;
     qp->gid_known = lib->ibv_query_gid(qp->adapter->ctx, qp->port, qp->gid_index, &qp->gid) == 0;
 }
@@ -323,7 +326,7 @@ void verbs_qp_query(struct exsi_qp *eqp, struct exsi_qp_info *out)
     *out = (struct exsi_qp_info){
         .max_msg = qp->adapter->max_msg,
         .immediate = !qp->adapter->iwarp,
-        .key_per_range = qp->adapter->windows,
+        .key_per_range = verbs_has_windows(qp->adapter, qp->domain),
     };
     if (!qp->id) return;
     verbs_id_names(qp->id, &out->local, &out->peer);

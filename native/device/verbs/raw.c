@@ -13,7 +13,7 @@ enum {
     PORT = 1,
     ACK_TIMEOUT = 17,
     RNR_TIMER = 12, /* 0.64 ms, IBTA table 45 */
-    RNR_RETRY = 6,
+    RNR_RETRY = 7,  /* for ever: the peer grants no credits, so being out of receives is no fault of its */
     HOP_LIMIT = 255,
     MAX_GIDS = 64,
 };
@@ -23,25 +23,58 @@ static bool is_raw_adapter(const struct verbs_adapter *a)
     return !a->iwarp && !atomic_load_explicit(&a->gone, memory_order_relaxed);
 }
 
-int verbs_raw_adapter(struct verbs_part *part, struct verbs_adapter **out)
+static bool is_v4(const union ibv_gid *gid)
+{
+    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+    return memcmp(gid->raw, prefix, sizeof prefix) == 0;
+}
+
+/* The RoCEv2 GID that is wanted; without one, that of an IPv4 address, which every network routes, or the first that is
+ * RoCEv2 at all. */
+static int find_gid(const struct verbs_lib *lib, const struct verbs_adapter *a, const uint8_t *wanted,
+                    struct ibv_gid_entry *out)
+{
+    struct ibv_gid_entry entries[MAX_GIDS];
+    const struct ibv_gid_entry *best = NULL;
+    ssize_t n = lib->_ibv_query_gid_table(a->ctx, entries, MAX_GIDS, 0, sizeof entries[0]);
+    if (n < 0) return (int)n;
+    for (ssize_t i = 0; i < n; i++) {
+        const struct ibv_gid_entry *e = &entries[i];
+        if (e->port_num != PORT || e->gid_type != IBV_GID_TYPE_ROCE_V2) continue;
+        if (wanted && memcmp(wanted, e->gid.raw, sizeof e->gid.raw) != 0) continue;
+        if (!best || (is_v4(&e->gid) && !is_v4(&best->gid))) best = e;
+    }
+    if (!best) return -EADDRNOTAVAIL;
+    *out = *best;
+    return 0;
+}
+
+int verbs_raw_adapter(struct verbs_part *part, const uint8_t *gid, struct verbs_adapter **out)
 {
     struct verbs_device *vdev = part->vdev;
+    struct ibv_gid_entry entry;
     int n = atomic_load_explicit(&vdev->n_adapters, memory_order_acquire);
     for (int i = 0; i < n; i++) {
-        if (!is_raw_adapter(vdev->adapters[i])) continue;
-        return verbs_adapter_of(vdev, vdev->adapters[i]->ctx, out);
+        struct verbs_adapter *a = vdev->adapters[i];
+        if (!is_raw_adapter(a) || find_gid(part->lib, a, gid, &entry) < 0) continue;
+        return verbs_adapter_of(vdev, a->ctx, out);
     }
-    return -ENODEV;
+    return gid ? -EADDRNOTAVAIL : -ENODEV;
 }
 
 int verbs_raw_open(struct verbs_qp *qp, struct ibv_qp_init_attr *init)
 {
     const struct verbs_lib *lib = qp->part->lib;
+    struct ibv_gid_entry entry;
+    EXSI_TRY(find_gid(lib, qp->adapter, qp->attr.gid, &entry));
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT, .port_num = PORT, .qp_access_flags = IBV_ACCESS_REMOTE_WRITE};
     errno = 0;
     qp->ibqp = lib->ibv_create_qp(qp->domain->pd, init);
     if (!qp->ibqp) return errno ? -errno : -ENOMEM;
     qp->port = PORT;
+    qp->gid = entry.gid;
+    qp->gid_index = (uint8_t)entry.gid_index;
+    qp->gid_known = true;
     exsi_random(&qp->psn, sizeof qp->psn);
     qp->psn &= 0xffffff;
     int rc = lib->ibv_modify_qp(qp->ibqp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
@@ -63,39 +96,19 @@ static int mac_of(unsigned ifindex, uint8_t mac[6])
     return rc;
 }
 
-static bool is_v4(const union ibv_gid *gid)
-{
-    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
-    return memcmp(gid->raw, prefix, sizeof prefix) == 0;
-}
-
-/* RoCEv2 with an IPv4 address is what every network routes; else the first that is RoCEv2 at all. */
-static int choose_gid(const struct verbs_qp *qp, struct exsi_raw_address *out)
-{
-    struct ibv_gid_entry entries[MAX_GIDS];
-    const struct ibv_gid_entry *best = NULL;
-    ssize_t n = qp->part->lib->_ibv_query_gid_table(qp->adapter->ctx, entries, MAX_GIDS, 0, sizeof entries[0]);
-    if (n < 0) return (int)n;
-    for (ssize_t i = 0; i < n; i++) {
-        const struct ibv_gid_entry *e = &entries[i];
-        if (e->port_num != PORT || e->gid_type != IBV_GID_TYPE_ROCE_V2) continue;
-        if (!best || (is_v4(&e->gid) && !is_v4(&best->gid))) best = e;
-    }
-    if (!best) return -EADDRNOTAVAIL;
-    memcpy(out->gid, best->gid.raw, sizeof out->gid);
-    out->gid_index = (uint8_t)best->gid_index;
-    return mac_of(best->ndev_ifindex, out->mac);
-}
-
 int verbs_raw_query(struct exsi_qp *eqp, struct exsi_raw_address *out)
 {
     struct verbs_qp *qp = verbs_qp_of(eqp);
     struct ibv_port_attr port;
+    struct ibv_gid_entry entry;
     if (qp->id || !qp->ibqp) return -EINVAL;
     *out = (struct exsi_raw_address){.qpn = qp->ibqp->qp_num, .psn = qp->psn};
     EXSI_TRY(verbs_query_port(qp->adapter->ctx, PORT, &port));
     out->mtu_code = (uint8_t)port.active_mtu;
-    return choose_gid(qp, out);
+    EXSI_TRY(find_gid(qp->part->lib, qp->adapter, qp->gid.raw, &entry));
+    memcpy(out->gid, entry.gid.raw, sizeof out->gid);
+    out->gid_index = (uint8_t)entry.gid_index;
+    return mac_of(entry.ndev_ifindex, out->mac);
 }
 
 int verbs_raw_to_rtr(struct exsi_qp *eqp, const struct exsi_raw_address *peer)

@@ -188,6 +188,12 @@ EXSI_MUST_CHECK static inline int verbs_mr_in(struct exsi_dmr *dmr, struct verbs
 EXSI_MUST_CHECK int verbs_domain_open(struct verbs_domain *domain, struct verbs_adapter *adapter);
 void verbs_domain_close(struct verbs_domain *domain);
 
+/* Is a key a window of its own?  Not in a domain that is one queue pair's: there the region's key is as strict. */
+static inline bool verbs_has_windows(const struct verbs_adapter *adapter, const struct verbs_domain *domain)
+{
+    return adapter->windows && domain->slot >= 0;
+}
+
 /* --- keys: memory windows (key.c) ------------------------------------------------------------------- */
 
 enum verbs_key_state { VERBS_KEY_FREE, VERBS_KEY_BOUND, VERBS_KEY_ENDING };
@@ -435,7 +441,7 @@ EXSI_MUST_CHECK int verbs_qp_post_nudge(struct verbs_qp *qp);
 /* alive.c: from now on look after the peer's host, every keepalive_ms. */
 void verbs_alive_start(struct verbs_qp *qp);
 /* A raw queue pair's adapter and hardware. */
-EXSI_MUST_CHECK int verbs_raw_adapter(struct verbs_part *part, struct verbs_adapter **out);
+EXSI_MUST_CHECK int verbs_raw_adapter(struct verbs_part *part, const uint8_t *gid, struct verbs_adapter **out);
 EXSI_MUST_CHECK int verbs_raw_open(struct verbs_qp *qp, struct ibv_qp_init_attr *init);
 /* Post one request of the device's own (bind, invalidate) on the send queue: its place in qp->sent is filled in
  * and wr->wr_id set. */
