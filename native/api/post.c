@@ -54,14 +54,20 @@ static void call_drop(struct call *c)
     exsi_sock_put(c->s);
 }
 
-static int call_enter(struct call *c, exsi_ctx *ctx, uint64_t sock, uint64_t eq, exsi_posted *out)
+/* From found to locked; on error everything is given back. */
+static int call_go_on(struct call *c)
 {
-    EXSI_TRY(call_find(c, ctx, sock, eq, out));
     call_lock(c);
     if (c->s->state != EXSI_SOCK_CLOSED) return 0;
     call_unlock(c);
     call_drop(c);
     return -EBADF;
+}
+
+static int call_enter(struct call *c, exsi_ctx *ctx, uint64_t sock, uint64_t eq, exsi_posted *out)
+{
+    EXSI_TRY(call_find(c, ctx, sock, eq, out));
+    return call_go_on(c);
 }
 
 /* rc 0 becomes 1 if the operation of this call has ended. */
@@ -121,8 +127,11 @@ int exsi_bind(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len)
 int exsi_listen(exsi_ctx *ctx, uint64_t sock, int backlog)
 {
     struct call c;
-    EXSI_TRY(call_enter(&c, ctx, sock, 0, NULL));
-    return call_leave(&c, exsi_conn_listen(c.s, backlog));
+    struct exsi_devices devices;
+    EXSI_TRY(call_find(&c, ctx, sock, 0, NULL));
+    exsi_choice_open(c.s, NULL, &devices);
+    EXSI_TRY(call_go_on(&c));
+    return call_leave(&c, exsi_conn_listen(c.s, backlog, &devices));
 }
 
 static int name_of(exsi_ctx *ctx, uint64_t sock, bool peer, void *addr, uint32_t *len)
@@ -222,11 +231,14 @@ int exsi_connect(exsi_ctx *ctx, uint64_t sock, const void *addr, uint32_t len, u
     struct call c;
     struct exsi_op *op;
     union exsi_addr to;
+    struct exsi_devices devices;
     EXSI_TRY(take_address(addr, len, &to));
-    EXSI_TRY(call_enter(&c, ctx, sock, eq, out));
+    EXSI_TRY(call_find(&c, ctx, sock, eq, out));
+    exsi_choice_open(c.s, &to, &devices);
+    EXSI_TRY(call_go_on(&c));
     int rc = call_op(&c, EXSI_OP_CONNECT, cookie, &op);
     if (rc == 0) {
-        rc = exsi_conn_connect(c.s, &to, op);
+        rc = exsi_conn_connect(c.s, &to, &devices, op);
         if (rc < 0) exsi_op_drop(op);
     }
     return call_leave(&c, rc);

@@ -46,6 +46,7 @@ int exsi_ctx_open(struct exsi_ctx **out)
     if (rc < 0) goto fail_table;
 
     pthread_mutex_init(&ctx->lock, NULL);
+    pthread_mutex_init(&ctx->opening, NULL);
     exsi_log_init(&ctx->log);
     exsi_table_init(&ctx->groups, EXSI_HANDLE_GROUP);
     exsi_table_init(&ctx->eqs, EXSI_HANDLE_EQ);
@@ -93,6 +94,7 @@ void exsi_ctx_free(struct exsi_ctx *ctx)
     exsi_table_fini(&ctx->eqs);
     exsi_table_fini(&ctx->groups);
     exsi_log_fini(&ctx->log);
+    pthread_mutex_destroy(&ctx->opening);
     pthread_mutex_destroy(&ctx->lock);
     munmap((void *)(uintptr_t)ctx->fork_page, sizeof *ctx->fork_page);
     free(ctx);
@@ -100,25 +102,27 @@ void exsi_ctx_free(struct exsi_ctx *ctx)
 
 /* --- devices -------------------------------------------------------------------------------------- */
 
-/* A failure is not remembered: the next caller may have more descriptors or permissions. */
-static void try_device(struct exsi_ctx *ctx, struct exsi_open_device *d)
+/* A failure is not remembered: the next caller may have more descriptors or permissions.  Under ctx->opening. */
+static struct exsi_device *try_device(struct exsi_ctx *ctx, struct exsi_open_device *d)
 {
-    if (d->dev) return;
+    struct exsi_device *dev = atomic_load_explicit(&d->dev, memory_order_relaxed);
+    if (dev) return dev;
     d->tried = true;
     d->reason[0] = '\0';
     if (!d->entry->ops) {
         snprintf(d->reason, sizeof d->reason, "%s", d->entry->absent);
-        return;
+        return NULL;
     }
-    struct exsi_device *dev = NULL;
     int rc = d->entry->ops->open(&ctx->log, &dev, d->reason);
-    if (rc == 0)
-        d->dev = dev;
-    else if (!d->reason[0])
-        snprintf(d->reason, sizeof d->reason, "%s: open failed with error %d", d->entry->name, -rc);
+    if (rc < 0) {
+        if (!d->reason[0]) snprintf(d->reason, sizeof d->reason, "%s: open failed with error %d", d->entry->name, -rc);
+        return NULL;
+    }
+    /* Release: who finds it without the lock finds it whole. */
+    atomic_store_explicit(&d->dev, dev, memory_order_release);
+    return dev;
 }
 
-/* Under ctx->lock. */
 static struct exsi_open_device *find_device(struct exsi_ctx *ctx, const char *name)
 {
     for (int i = 0; i < ctx->n_devices; i++)
@@ -128,33 +132,34 @@ static struct exsi_open_device *find_device(struct exsi_ctx *ctx, const char *na
 
 struct exsi_device *exsi_ctx_device_once(struct exsi_ctx *ctx, const char *name)
 {
-    pthread_mutex_lock(&ctx->lock);
     struct exsi_open_device *d = find_device(ctx, name);
-    if (d && !d->tried) try_device(ctx, d);
-    struct exsi_device *dev = d ? d->dev : NULL;
-    pthread_mutex_unlock(&ctx->lock);
+    if (!d) return NULL;
+    /* Acquire: pairs with the release in try_device. */
+    struct exsi_device *dev = atomic_load_explicit(&d->dev, memory_order_acquire);
+    if (dev) return dev;
+    pthread_mutex_lock(&ctx->opening);
+    if (!d->tried) (void)try_device(ctx, d);
+    dev = atomic_load_explicit(&d->dev, memory_order_relaxed);
+    pthread_mutex_unlock(&ctx->opening);
     return dev;
 }
 
 int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason)
 {
-    const char *why = "";
+    struct exsi_open_device *d = find_device(ctx, name);
     *out = NULL;
     if (reason) reason[0] = '\0';
-    pthread_mutex_lock(&ctx->lock);
-    struct exsi_open_device *d = find_device(ctx, name);
-    if (d) {
-        try_device(ctx, d);
-        *out = d->dev;
-        why = d->reason;
+    if (!d) {
+        if (reason) snprintf(reason, EXSI_REASON_MAX, "there is no device of the name \"%.32s\"", name);
+        return -EOPNOTSUPP;
     }
-    if (!*out && reason) {
-        if (d)
-            snprintf(reason, EXSI_REASON_MAX, "%s", why);
-        else
-            snprintf(reason, EXSI_REASON_MAX, "there is no device of the name \"%.32s\"", name);
-    }
-    pthread_mutex_unlock(&ctx->lock);
+    /* Acquire: pairs with the release in try_device. */
+    *out = atomic_load_explicit(&d->dev, memory_order_acquire);
+    if (*out) return 0;
+    pthread_mutex_lock(&ctx->opening);
+    *out = try_device(ctx, d);
+    if (!*out && reason) snprintf(reason, EXSI_REASON_MAX, "%s", d->reason);
+    pthread_mutex_unlock(&ctx->opening);
     return *out ? 0 : -EOPNOTSUPP;
 }
 

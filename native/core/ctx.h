@@ -3,8 +3,9 @@
  * it.  There may be several in one process (tests do it); nothing of the core is global.
  *
  * Locks: group->lock (everything a group owns)  <  eq->lock, in this order, and never held across a system
- * call that may block.  ctx->lock (devices, sum of closed sockets) is a leaf: it may be taken under
+ * call that may block.  ctx->lock (sum of closed sockets) is a leaf: it may be taken under
  * a group's lock, for a child socket is born in the middle of progress, and nothing is locked under it.
+ * ctx->opening (one opens a device at a time, which may block) comes before all of them.
  * Handles are followed without a lock (core/table.h, core/mr.h). */
 #ifndef EXSI_CTX_H
 #define EXSI_CTX_H
@@ -20,8 +21,8 @@
 
 struct exsi_open_device {
     const struct exsi_device_entry *entry;
-    struct exsi_device *dev;      /* NULL until first use, or absent */
-    char reason[EXSI_REASON_MAX]; /* why it is not there */
+    _Atomic(struct exsi_device *) dev; /* NULL until first use, or absent */
+    char reason[EXSI_REASON_MAX];      /* why it is not there; under ctx->opening, as the next */
     bool tried;
     struct exsi_pool pool;
 };
@@ -30,6 +31,7 @@ struct exsi_mr_table;
 
 struct exsi_ctx {
     pthread_mutex_t lock;
+    pthread_mutex_t opening;
     struct exsi_log log;
     struct exsi_stats closed_stats; /* sum of sockets that are gone; under lock */
     struct exsi_stats stats;        /* what belongs to no socket: registrations */
@@ -50,10 +52,11 @@ EXSI_MUST_CHECK static inline int exsi_ctx_check(const struct exsi_ctx *ctx)
 {
     return *ctx->fork_page ? 0 : -EINVAL;
 }
-/* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled. */
+/* The device by name ("soft", "verbs"), opened at first use: 0, or -EOPNOTSUPP with reason filled.
+ * Opening may block: without any lock, unless the device is known to be open. */
 EXSI_MUST_CHECK int exsi_ctx_device(struct exsi_ctx *ctx, const char *name, struct exsi_device **out, char *reason);
-/* The device if it is there: opened at the first question; a failure then stands, for the question is cheap and often.
- */
+/* The device if it is there: opened at the first question; a failure then stands, for the question is often asked.
+ * Without any lock. */
 struct exsi_device *exsi_ctx_device_once(struct exsi_ctx *ctx, const char *name);
 /* Its index in ctx->devices (and in every array that goes with it); -EINVAL for a stranger.  No lock needed. */
 int exsi_ctx_device_index(const struct exsi_ctx *ctx, const struct exsi_device *dev);

@@ -39,11 +39,32 @@ static int use(struct exsi_socket *s, struct exsi_device *dev, struct exsi_part 
     return 0;
 }
 
-int exsi_choice_first(struct exsi_socket *s, struct exsi_part **part)
+void exsi_choice_open(struct exsi_socket *s, const union exsi_addr *peer, struct exsi_devices *out)
 {
-    struct exsi_device *dev = atomic_load_explicit(&s->dev, memory_order_relaxed);
-    if (!dev) EXSI_TRY(exsi_ctx_device(s->group->ctx, is_auto(s) ? MEETING : s->opt.device, &dev, s->reason));
-    return use(s, dev, part);
+    struct exsi_ctx *ctx = s->group->ctx;
+    const char *name = is_auto(s) ? MEETING : s->opt.device;
+    union exsi_addr at;
+    *out = (struct exsi_devices){0};
+    out->rc = exsi_ctx_device(ctx, name, &out->first, out->reason);
+    if (out->rc < 0) return;
+    if (peer) {
+        at = *peer;
+    } else {
+        exsi_group_lock(s->group);
+        at = s->local;
+        exsi_group_unlock(s->group);
+        at.sa.sa_family = (sa_family_t)s->family;
+    }
+    if (!stays(s, &at)) out->better = exsi_ctx_device_once(ctx, BETTER);
+}
+
+int exsi_choice_first(struct exsi_socket *s, const struct exsi_devices *devices, struct exsi_part **part)
+{
+    if (devices->rc < 0) {
+        memcpy(s->reason, devices->reason, sizeof s->reason);
+        return devices->rc;
+    }
+    return use(s, devices->first, part);
 }
 
 /* --- dialling -------------------------------------------------------------------------------------- */
@@ -55,13 +76,13 @@ static int resolve(struct exsi_socket *s, struct exsi_device *dev, struct exsi_p
     return dev->ops->cm_resolve(part, s->bound ? &s->local : NULL, &s->target, &opt, s, &s->cm);
 }
 
-int exsi_choice_dial(struct exsi_socket *s, const union exsi_addr *peer)
+int exsi_choice_dial(struct exsi_socket *s, const union exsi_addr *peer, const struct exsi_devices *devices)
 {
     struct exsi_part *part;
-    EXSI_TRY(exsi_choice_first(s, &part));
+    EXSI_TRY(exsi_choice_first(s, devices, &part));
     s->target = *peer;
-    if (!stays(s, peer)) s->better = exsi_ctx_device_once(s->group->ctx, BETTER);
-    return resolve(s, atomic_load_explicit(&s->dev, memory_order_relaxed), part, s->opt.connect_timeout_ms);
+    s->better = devices->better;
+    return resolve(s, devices->first, part, s->opt.connect_timeout_ms);
 }
 
 bool exsi_choice_offered(const struct exsi_socket *s)
@@ -85,6 +106,7 @@ static int come_back(struct exsi_socket *s)
              s->reason);
     s->better = NULL;
     s->moving = false;
+    /* It is where we began, so it is open. */
     EXSI_TRY(exsi_ctx_device(s->group->ctx, MEETING, &dev, s->reason));
     return redial(s, dev, s->opt.connect_timeout_ms);
 }
@@ -109,12 +131,11 @@ void exsi_choice_settled(struct exsi_socket *s)
 
 /* --- listening ----------------------------------------------------------------------------------------- */
 
-void exsi_choice_listen(struct exsi_socket *s)
+void exsi_choice_listen(struct exsi_socket *s, struct exsi_device *dev)
 {
     struct exsi_part *part;
     union exsi_addr bound;
-    struct exsi_device *dev = stays(s, &s->local) ? NULL : exsi_ctx_device_once(s->group->ctx, BETTER);
-    if (!dev) return;
+    if (!dev || stays(s, &s->local)) return;
     struct exsi_cm_options opt = exsi_conn_options(s);
     int rc = exsi_group_part(s->group, dev, &part);
     if (rc == 0) rc = dev->ops->cm_listen(part, &s->local, s->backlog, &opt, s, &s->also, &bound);

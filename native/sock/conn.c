@@ -145,13 +145,13 @@ int exsi_conn_bind(struct exsi_socket *s, const union exsi_addr *addr)
     return 0;
 }
 
-int exsi_conn_listen(struct exsi_socket *s, int backlog)
+int exsi_conn_listen(struct exsi_socket *s, int backlog, const struct exsi_devices *devices)
 {
     s->backlog = backlog < 1 ? 1 : backlog;
     if (s->state == EXSI_SOCK_LISTENING) return 0;
     if (s->state != EXSI_SOCK_NEW) return s->state == EXSI_SOCK_CONNECTED ? -EISCONN : -EINVAL;
     struct exsi_part *part;
-    EXSI_TRY(exsi_choice_first(s, &part));
+    EXSI_TRY(exsi_choice_first(s, devices, &part));
     union exsi_addr at = s->local, bound = {0};
     at.sa.sa_family = (sa_family_t)s->family;
     struct exsi_cm_options opt = exsi_conn_options(s);
@@ -159,7 +159,7 @@ int exsi_conn_listen(struct exsi_socket *s, int backlog)
     s->local = bound;
     s->bound = true;
     s->state = EXSI_SOCK_LISTENING;
-    exsi_choice_listen(s);
+    exsi_choice_listen(s, devices->better);
     return 0;
 }
 
@@ -211,14 +211,15 @@ void exsi_conn_unlisten(struct exsi_socket *s, int error)
 
 /* --- connecting ------------------------------------------------------------------------------------- */
 
-int exsi_conn_connect(struct exsi_socket *s, const union exsi_addr *peer, struct exsi_op *op)
+int exsi_conn_connect(struct exsi_socket *s, const union exsi_addr *peer, const struct exsi_devices *devices,
+                      struct exsi_op *op)
 {
     if (s->state == EXSI_SOCK_CONNECTED) return -EISCONN;
     if (s->state == EXSI_SOCK_CONNECTING) return -EALREADY;
     if (s->state != EXSI_SOCK_NEW) return -EINVAL;
     if (peer->sa.sa_family != s->family) return -EAFNOSUPPORT;
     exsi_random(&s->conn_cookie, sizeof s->conn_cookie);
-    EXSI_TRY(exsi_choice_dial(s, peer));
+    EXSI_TRY(exsi_choice_dial(s, peer, devices));
     s->state = EXSI_SOCK_CONNECTING;
     s->connect_op = op;
     return 0;

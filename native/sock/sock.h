@@ -76,6 +76,14 @@ struct exsi_socket {
     struct exsi_timer timer; /* bound on a close and on cancelled operations */
 };
 
+/* What a connect or listen may use, found before it begins (choice.c). */
+struct exsi_devices {
+    struct exsi_device *first;  /* rc < 0: none, for the reason given */
+    struct exsi_device *better; /* if "auto" may move there */
+    int rc;
+    char reason[EXSI_REASON_MAX];
+};
+
 /* --- socket.c ------------------------------------------------------------------------------- */
 /* End everything in a group: abort what is open, free what lingers.  Without its lock; may wait a
  * quarter of a second for what was closed in order.  Afterwards the group may be closed. */
@@ -101,9 +109,10 @@ void exsi_sock_reason(struct exsi_socket *s, const char *fmt, ...) EXSI_PRINTF(2
 
 /* --- conn.c --------------------------------------------------------------------------------- */
 EXSI_MUST_CHECK int exsi_conn_bind(struct exsi_socket *s, const union exsi_addr *addr);
-EXSI_MUST_CHECK int exsi_conn_listen(struct exsi_socket *s, int backlog);
+EXSI_MUST_CHECK int exsi_conn_listen(struct exsi_socket *s, int backlog, const struct exsi_devices *devices);
 /* Take the op: 0 and its event will come, or refused. */
-EXSI_MUST_CHECK int exsi_conn_connect(struct exsi_socket *s, const union exsi_addr *peer, struct exsi_op *op);
+EXSI_MUST_CHECK int exsi_conn_connect(struct exsi_socket *s, const union exsi_addr *peer,
+                                      const struct exsi_devices *devices, struct exsi_op *op);
 EXSI_MUST_CHECK int exsi_conn_accept(struct exsi_socket *s, struct exsi_op *op);
 void exsi_conn_event(struct exsi_group *g, const struct exsi_cm_event *ev);
 /* A receive completed on an endpoint whose ESTABLISHED is still on its way: it is established. */
@@ -124,10 +133,14 @@ void exsi_conn_go_on(struct exsi_socket *s, int rc, const struct exsi_ep_attr *a
 struct exsi_cm_options exsi_conn_options(const struct exsi_socket *s);
 
 /* --- choice.c ------------------------------------------------------------------------------- */
+/* Open what a connect to peer, or a listen (NULL), may need: without the group's lock, for it may block. */
+void exsi_choice_open(struct exsi_socket *s, const union exsi_addr *peer, struct exsi_devices *out);
 /* The device that was asked for, or the one on which everybody meets; and the group's part of it. */
-EXSI_MUST_CHECK int exsi_choice_first(struct exsi_socket *s, struct exsi_part **part);
+EXSI_MUST_CHECK int exsi_choice_first(struct exsi_socket *s, const struct exsi_devices *devices,
+                                      struct exsi_part **part);
 /* Begin to connect: RESOLVED or FAILED follows. */
-EXSI_MUST_CHECK int exsi_choice_dial(struct exsi_socket *s, const union exsi_addr *peer);
+EXSI_MUST_CHECK int exsi_choice_dial(struct exsi_socket *s, const union exsi_addr *peer,
+                                     const struct exsi_devices *devices);
 /* Does our hello offer the better device? */
 bool exsi_choice_offered(const struct exsi_socket *s);
 /* The listener said "dial verbs": true if we do (or dial soft again); the former id or endpoint is gone. */
@@ -136,8 +149,8 @@ bool exsi_choice_move(struct exsi_socket *s);
 bool exsi_choice_retry(struct exsi_socket *s);
 /* Connected: it stays where it is. */
 void exsi_choice_settled(struct exsi_socket *s);
-/* Listen on the better device too, if that can be had; and no more. */
-void exsi_choice_listen(struct exsi_socket *s);
+/* Listen on the better device (NULL: none) too, if that can be had; and no more. */
+void exsi_choice_listen(struct exsi_socket *s, struct exsi_device *better);
 void exsi_choice_unlisten(struct exsi_socket *s);
 /* The device that a request came in on. */
 struct exsi_device *exsi_choice_of(const struct exsi_socket *listener, const struct exsi_cm_event *ev);

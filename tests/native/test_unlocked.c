@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Memory is registered and freed without any group's lock, since a device that pins pages may block there and
+/* Memory is registered and freed, and devices are opened, without any group's lock, since that may block and
  * would stall every socket of the group.  A device in front of soft looks at the locks on every such call. */
 #include "pair.h"
 
@@ -13,14 +13,16 @@ static struct {
     struct exsi_device_ops ops;
     struct exsi_device_entry entry;
     exsi_ctx *ctx[2];
-    atomic_int registered, freed, locked, fail;
+    atomic_int registered, freed, locked, fail, opened, fail_open;
 } front;
 
 /* Alone in the process: a lock that is taken, we have taken. */
 static bool any_locked(exsi_ctx *ctx)
 {
-    bool locked = false;
-    for (uint32_t i = 0; ctx && i < ctx->groups.cap; i++) {
+    if (!ctx) return false;
+    bool locked = pthread_mutex_trylock(&ctx->lock) != 0;
+    if (!locked) pthread_mutex_unlock(&ctx->lock);
+    for (uint32_t i = 0; i < ctx->groups.cap; i++) {
         struct exsi_group *g = exsi_table_get_at(&ctx->groups, i, NULL);
         if (!g) continue;
         if (pthread_mutex_trylock(&g->lock) == 0)
@@ -54,6 +56,9 @@ static void front_dereg(struct exsi_device *dev, struct exsi_dmr *mr)
 
 static int front_open(struct exsi_log *log, struct exsi_device **out, char *reason)
 {
+    look();
+    atomic_fetch_add(&front.opened, 1);
+    if (atomic_load(&front.fail_open)) return -ENODEV;
     int rc = exsi_soft_ops.open(log, out, reason);
     if (rc == 0) (*out)->ops = &front.ops;
     return rc;
@@ -191,8 +196,39 @@ static void test_failures(void)
     ok(atomic_load(&front.locked) == 0, "nothing under a lock");
 }
 
+/* By whichever call needs the device first; one that fails is tried again by the next. */
+static void test_opening(bool connects)
+{
+    struct side a;
+    uint64_t sock, group, other;
+    exsi_options opt;
+    exsi_socket_info info;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(1)};
+    side_open(&a, false);
+    exsi_options_default(&opt);
+    front.ctx[0] = a.ctx;
+    atomic_store(&front.opened, 0);
+    must(exsi_group_new(a.ctx, false, &group) == 0);
+    must(exsi_socket_new(a.ctx, a.group, AF_INET, SOCK_STREAM, &opt, &sock) == 0);
+    must(exsi_socket_new(a.ctx, group, AF_INET, SOCK_STREAM, &opt, &other) == 0);
+    atomic_store(&front.fail_open, 1);
+    int rc = connects ? exsi_connect(a.ctx, sock, &at, sizeof at, 1, a.eq, NULL) : exsi_listen(a.ctx, sock, 1);
+    ok(rc == -EOPNOTSUPP, "a device that does not open: %d", rc);
+    must(exsi_socket_query(a.ctx, sock, &info) == 0);
+    ok(strstr(info.reason, "soft: open failed"), "the socket says why: %s", info.reason);
+    atomic_store(&front.fail_open, 0);
+    rc = connects ? exsi_connect(a.ctx, sock, &at, sizeof at, 2, a.eq, NULL) : exsi_listen(a.ctx, sock, 1);
+    ok(rc == 0 && exsi_listen(a.ctx, other, 1) == 0, "and then does");
+    ok(atomic_load(&front.opened) == 2, "once for all groups");
+    ok(atomic_load(&front.locked) == 0, "without a lock");
+    front.ctx[0] = NULL;
+    side_close(&a);
+}
+
 int main(void)
 {
+    test_opening(false);
+    test_opening(true);
     for (int path = EXSI_PATH_AUTO; path <= EXSI_PATH_TCP; path++) {
         run(SOCK_STREAM, (enum exsi_path)path);
         run(SOCK_SEQPACKET, (enum exsi_path)path);
