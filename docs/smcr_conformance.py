@@ -123,7 +123,8 @@ def page(chapters: list[dict[str, object]], tests: Tests, outcomes: dict[tuple[s
         "<!-- Made by docs/smcr_conformance.py. -->",
         "# Conformance with SMC-R",
         "",
-        f"{covered} of {len(points)} points have a test; each other one has the reason why not.",
+        f"{covered} of {len(points)} points have a test; each other one has the reason why not. "
+        "The bytes are in [](../wire/smc-r.md).",
     ]
     for chapter in chapters:
         lines += [
