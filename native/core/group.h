@@ -43,8 +43,10 @@ struct exsi_group {
 
     /* Sleepers: peers in shared memory must ring while anybody sleeps on this group. */
     uint32_t sleepers, armed_eqs;
-    bool doorbell; /* what the parts were last told */
-    bool busy;     /* the last run of progress ended by its bound, not for lack of work */
+    bool doorbell;       /* what the parts were last told */
+    bool busy;           /* the last run of progress ended by its bound, not for lack of work */
+    bool fds_found;      /* the last look at the descriptors was not in vain */
+    uint32_t fds_unseen; /* passes of spinning waiters since */
 
     /* The operation whose API call is running: its completion is handed back by the call. */
     struct exsi_op *caller_op;

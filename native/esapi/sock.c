@@ -313,6 +313,7 @@ int es_post_begin(struct es_post *p, int fd, exs_qhandle_t qh, const struct es_k
         p->sock = f->sock;
         p->type = f->type;
         p->nonblock = f->nonblock;
+        p->file_busy = f->file_busy;
     }
     if (rc == 0 && !p->blocking) {
         rc = es_record(f, keep->type, keep->ah, &r);

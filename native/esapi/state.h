@@ -89,7 +89,7 @@ struct es_post {
     exsi_ctx *ctx;
     uint64_t sock, eq, cookie;
     int type; /* SOCK_STREAM or SOCK_SEQPACKET */
-    bool blocking, nonblock;
+    bool blocking, nonblock, file_busy;
     exsi_posted posted; /* blocking: the result, after es_post_end */
 };
 /* What the record of a call keeps. */

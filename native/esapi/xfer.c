@@ -66,21 +66,11 @@ static ssize_t es_return_size(int64_t rc)
     return -1;
 }
 
-static bool sends_file(int fd)
-{
-    exsi_ctx *ctx;
-    struct es_fd *f;
-    if (es_enter(&ctx) < 0) return false;
-    bool busy = es_find(fd, &f) == 0 && f->file_busy;
-    es_leave();
-    return busy;
-}
-
 static int64_t run(int fd, const struct transfer *t, exs_qhandle_t qh, const struct es_keep *keep)
 {
     struct es_post p;
-    if (!t->receive && sends_file(fd)) return -EAGAIN;
     EXSI_TRY(es_post_begin(&p, fd, qh, keep));
+    if (!t->receive && p.file_busy) return es_post_end(&p, -EAGAIN);
     return run_posted(&p, t);
 }
 

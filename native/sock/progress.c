@@ -71,15 +71,25 @@ static bool pass(struct exsi_group *g, bool *fds)
     return did || !exsi_list_empty(&g->changed);
 }
 
+/* Pass after pass while there is something to do; the clock is read only where that goes on. */
+static void run_on(struct exsi_group *g, bool *fds)
+{
+    uint64_t end = 0;
+    while ((g->busy = pass(g, fds)) && atomic_load_explicit(&g->lock_waiters, memory_order_relaxed) == 0) {
+        uint64_t now = exsi_now_ns();
+        if (!end)
+            end = now + RUN_NS;
+        else if (now >= end)
+            return;
+    }
+}
+
 bool exsi_progress(struct exsi_group *g, bool fds)
 {
-    bool did = pass(g, &fds);
-    g->busy = did;
-    if (did) {
-        uint64_t end = exsi_now_ns() + RUN_NS;
-        while ((g->busy = pass(g, &fds)) && exsi_now_ns() < end &&
-               atomic_load_explicit(&g->lock_waiters, memory_order_relaxed) == 0);
-    }
+    bool looked = fds;
+    bool did = g->busy = pass(g, &fds);
+    if (looked) g->fds_found = fds;
+    if (did) run_on(g, &fds);
     exsi_group_reap(g);
     return did;
 }

@@ -10,9 +10,11 @@
 #include <poll.h>
 
 /* Passes between two looks at the descriptors while spinning: each look is a system call. */
-#define FD_EVERY   32u
-#define SPIN_TRIES 4u
-#define SPIN_REST  32u
+#define FD_EVERY 32u
+/* And between two hints to the processor that this is a spin: a pass takes longer than one. */
+#define RELAX_EVERY 8u
+#define SPIN_TRIES  4u
+#define SPIN_REST   32u
 
 static bool progress(struct exsi_eq *eq, bool fds)
 {
@@ -156,10 +158,41 @@ static int look_and_sleep(struct exsi_eq *eq, uint64_t deadline_ns)
     return rc;
 }
 
+static void busy_pass(struct exsi_eq *eq, bool look)
+{
+    struct exsi_group *g = eq->group;
+    if (!g) return;
+    exsi_group_lock(g);
+    bool fds = look || g->fds_found || ++g->fds_unseen >= FD_EVERY;
+    if (fds) g->fds_unseen = 0;
+    if (!g->closed) (void)exsi_progress(g, fds);
+    exsi_group_unlock(g);
+    exsi_group_let_in(g);
+}
+
+/* For a program that spins on its queue: clock and descriptors, a system call each, are looked at now and then, also
+ * where each call finds its event in the first pass. */
+static int wait_busy(struct exsi_eq *eq, exsi_event *out, int max, int least, int64_t timeout_us)
+{
+    uint64_t deadline = timeout_us < 0 ? UINT64_MAX : exsi_now_ns() + (uint64_t)timeout_us * 1000u;
+    bool last = false;
+    int n = 0;
+    for (unsigned i = 1;; i++) {
+        busy_pass(eq, last);
+        n += exsi_eq_take(eq, out + n, max - n);
+        if (n >= least || n == max || last) return n;
+        if (i % RELAX_EVERY) continue;
+        if (exsi_eq_is_closed(eq)) return n > 0 ? n : -EBADF;
+        last = deadline != UINT64_MAX && exsi_now_ns() >= deadline;
+        exsi_cpu_relax();
+    }
+}
+
 /* ES-API 1.6 */
 int exsi_wait_events(struct exsi_eq *eq, exsi_event *out, int max, int least, int64_t timeout_us, int mode,
                      uint32_t spin_us)
 {
+    if (mode == EXSI_WAIT_BUSY && timeout_us != 0) return wait_busy(eq, out, max, least, timeout_us);
     uint64_t start = exsi_now_ns(), idle_since = start;
     uint64_t deadline = timeout_us < 0 ? UINT64_MAX : start + (uint64_t)timeout_us * 1000u;
     uint64_t spin_ns = mode == EXSI_WAIT_ADAPTIVE && spin_us > 0 && spin_pays(eq) ? (uint64_t)spin_us * 1000u : 0;

@@ -391,6 +391,44 @@ static void test_batches(const struct mode *m)
     free(dst);
 }
 
+/* System calls of the whole context, the poller's among them. */
+static uint64_t system_calls(struct side *s)
+{
+    uint64_t all[64];
+    int n = exsi_statistics(s->ctx, 0, all, 64);
+    for (int i = 0; i < n; i++)
+        if (strcmp(exsi_statistics_name(i), "syscalls") == 0) return all[i];
+    return UINT64_MAX;
+}
+
+/* A program that spins must not pay for descriptors each time, and must see what only they announce. */
+static void test_busy(const struct mode *m)
+{
+    enum { N = 200 };
+    struct pair p;
+    char out[] = "message", in[16];
+    /* A message waits for word of the receive, which the client must hear; on a stream it is there. */
+    int64_t limit_us = m->type == SOCK_STREAM ? 8000000 : 50;
+    int good = 0;
+    pair_open(&p, m);
+    uint64_t before = system_calls(&p.server);
+    for (unsigned i = 0; i < N; i++) {
+        exsi_event ev = {0}, sent = {0};
+        must(exsi_recv(p.server.ctx, p.server.sock, in, sizeof in, 0, 0, i, p.server.eq, NULL) == 0);
+        must(exsi_send(p.client.ctx, p.client.sock, out, sizeof out, 0, 0, i, p.client.eq, NULL) == 0);
+        for (int turns = 0; (!ev.kind || !sent.kind) && turns < 100000; turns++) {
+            if (!sent.kind) (void)exsi_eq_wait(p.client.ctx, p.client.eq, &sent, 1, 1, 50, EXSI_WAIT_BUSY, 0);
+            if (!ev.kind) (void)exsi_eq_wait(p.server.ctx, p.server.eq, &ev, 1, 1, limit_us, EXSI_WAIT_BUSY, 0);
+        }
+        good += sent.kind && !sent.error && ev.kind && !ev.error && ev.value == sizeof out && ev.cookie == i;
+    }
+    uint64_t calls = system_calls(&p.server) - before;
+    ok(good == N, "%s: %d messages to a busy queue", m->name, N);
+    if (m->type == SOCK_STREAM && m->path != EXSI_PATH_TCP && !m->threaded)
+        ok(calls < N / 2, "%s: for which %llu system calls are made", m->name, (unsigned long long)calls);
+    pair_close(&p);
+}
+
 static void run(const struct mode *m)
 {
     int before = count_fds();
@@ -406,6 +444,7 @@ static void run(const struct mode *m)
     test_refusals(m);
     test_limits(m);
     test_batches(m);
+    test_busy(m);
     ok(count_fds() == before, "%s: no descriptor is left (%d, %d)", m->name, before, count_fds());
 }
 
