@@ -28,6 +28,8 @@ BEGIN, END = "<!-- make bench-lab begins -->", "<!-- make bench-lab ends -->"
 BULK = ("64", "4096", "65536", "1048576")
 SIZES = {"64": "64 B", "4096": "4 KiB", "65536": "64 KiB", "1048576": "1 MiB"}
 KINDS = ("stream", "seqpacket")
+WAYS = {"C": "C", "ES-API": "Python"}
+"""ES-API from which language, by the end of the peers' names."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,44 @@ def targets() -> list[Target]:
     found: list[Target] = []
     for kind in KINDS:
         for size in ("65536", "1048576"):
-            peer, text = f"exs {kind}, ES-API", f"{kind}, {SIZES[size]}"
+            for way in ("C", "ES-API"):
+                peer, text = f"exs {kind}, {way}", f"{kind}, {SIZES[size]}, {WAYS[way]}"
+                found += [
+                    Target(f"{text} / ib_write_bw", peer, "ib_write_bw", size, "mib_per_s", 0.9),
+                    Target(f"{text} / rstream", peer, "rstream", size, "mib_per_s", 1.0),
+                    Target(f"{text}, CPU per GiB / rstream", peer, "rstream", size, "cpu_per_gib", 1.0, less=True),
+                ]
+            peer, text = f"exs {kind}, trio", f"{kind}, {SIZES[size]}, trio"
+            found.append(Target(f"{text} / ib_write_bw", peer, "ib_write_bw", size, "mib_per_s", None))
+    return found + latency_targets() + mode_targets()
+
+
+def latency_targets() -> list[Target]:
+    """Half round trips of ES-API with a busy queue."""
+    found: list[Target] = []
+    for way in ("C", "ES-API"):
+        for size in ("64", "4096"):
+            peer, text = f"exs seqpacket, {way}, busy", f"seqpacket, {SIZES[size]}, half round trip, {WAYS[way]}, busy"
+            bound = 1.3 if size == "64" else None
+            found.append(Target(f"{text} / ib_write_lat", peer, "ib_write_lat", size, "half_us", bound, less=True))
             found += [
-                Target(f"{text} / ib_write_bw", peer, "ib_write_bw", size, "mib_per_s", 0.9),
-                Target(f"{text} / rstream", peer, "rstream", size, "mib_per_s", 1.0),
-                Target(f"{text}, CPU per GiB / rstream", peer, "rstream", size, "cpu_per_gib", 1.0, less=True),
-                Target(f"{text}, trio / ib_write_bw", f"exs {kind}, trio", "ib_write_bw", size, "mib_per_s", None),
+                Target(f"{text} / {other}", peer, other, size, "half_us", None, less=True)
+                for other in ("ib_send_lat", "rstream")
             ]
     for size in ("64", "4096"):
-        peer = "exs seqpacket, ES-API, busy"
-        bound = 1.3 if size == "64" else None
-        text = f"seqpacket, {SIZES[size]}, half round trip, busy"
-        found.append(Target(f"{text} / ib_write_lat", peer, "ib_write_lat", size, "half_us", bound, less=True))
-        found.append(Target(f"{text} / rstream", peer, "rstream", size, "half_us", None, less=True))
-    for size in BULK:
-        message, stream = "exs seqpacket, ES-API", "exs stream, ES-API"
-        text = f"message mode / stream mode, {SIZES[size]}, CPU per GiB"
-        found.append(Target(text, message, stream, size, "cpu_per_gib", 1.0, less=True))
+        text = f"stream, {SIZES[size]}, half round trip, C, busy / ib_write_lat"
+        found.append(Target(text, "exs stream, C, busy", "ib_write_lat", size, "half_us", None, less=True))
+    return found
+
+
+def mode_targets() -> list[Target]:
+    """What message mode costs beside stream mode."""
+    found: list[Target] = []
+    for way in ("C", "ES-API"):
+        message, stream = f"exs seqpacket, {way}", f"exs stream, {way}"
+        for size in BULK:
+            text = f"message mode / stream mode, {SIZES[size]}, {WAYS[way]}, CPU per GiB"
+            found.append(Target(text, message, stream, size, "cpu_per_gib", 1.0, less=True))
     return found
 
 
@@ -129,7 +152,7 @@ def report(result: Any, command: str) -> str:
     rounds, facts = result["rounds"], result["facts"]
     about = (
         f"`{command}` on {time.strftime('%Y-%m-%d')}: one guest (QEMU TCG, 2 CPUs), Linux {facts['kernel']}, "
-        f"device verbs on rxe (MTU of the wire {facts['mtu']}), {len(rounds)} rounds; CPU is the whole guest's."
+        f"device verbs on rxe (MTU of the wire {facts['mtu']}), {len(rounds)} round(s); CPU is the whole guest's."
     )
     head = ["ratio", "median", "range", "wanted", ""]
     judged = markdown(head, [verdict(target, rounds) for target in targets()])
@@ -147,13 +170,20 @@ def write_docs(text: str) -> None:
     DOCS.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def compiled() -> str:
-    """The C peer over the kernel's TCP, which ``make bench`` has too."""
-    target = guest.BUILD / "tcp_pair"
+def compiled(name: str, *flags: str) -> str:
+    """A C peer of ``make bench``'s folder."""
+    target = guest.BUILD / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = kernel.ROOT / "tests" / "bench" / "tcp_pair.c"
-    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-std=gnu17", str(source), "-o", str(target)], check=True)
+    source = kernel.ROOT / "tests" / "bench" / f"{name}.c"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-O2", "-std=gnu17", str(source), "-o", str(target), *flags], check=True)
     return str(target)
+
+
+def package_flags(venv: Path) -> list[str]:
+    """What a C program needs of the installed package."""
+    command = [str(venv / "bin" / "python"), "-P", "-m", "exs", "--cflags", "--libs"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
 
 def main() -> int:
@@ -165,10 +195,11 @@ def main() -> int:
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
     packages.ensure()
-    measure = ["python", str(HERE / "measure.py"), "--tcp-pair", compiled(), "--json", "/var/tmp/bench.json"]
-    measure += ["--rounds", str(options.rounds), "--sizes", options.sizes]
+    esapi = compiled("esapi_pair", *package_flags(options.venv.absolute()))
+    measure = ["python", str(HERE / "measure.py"), "--tcp-pair", compiled("tcp_pair"), "--esapi-pair", esapi]
+    measure += ["--json", "/var/tmp/bench.json", "--rounds", str(options.rounds), "--sizes", options.sizes]
     shell = '"$@"; status=$?; cp /var/tmp/bench.json "$EXS_LAB_JOB/"; exit $status'
-    job = guest.Job(command=["sh", "-c", shell, "measure", *measure], venv=options.venv.absolute(), timeout=1800.0)
+    job = guest.Job(command=["sh", "-c", shell, "measure", *measure], venv=options.venv.absolute(), timeout=3000.0)
     machine = guest.Guest(kernel.ensure(), job)
     try:
         status = machine.wait()

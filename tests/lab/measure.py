@@ -123,9 +123,9 @@ def write_bw(size: int) -> Figures:
     return figures | {"mib_per_s": shown[-1]}
 
 
-def write_lat(size: int) -> Figures:
-    """Half of a round trip by RDMA WRITE, both sides spinning."""
-    return {"half_us": last_numbers(perftest("ib_write_lat", "-s", str(size), "-n", str(LATENCY_COUNT)))[4]}
+def perftest_lat(program: str) -> Callable[[int], Figures]:
+    """Half of a round trip, both sides spinning: ib_write_lat on the memory, ib_send_lat on its completion queue."""
+    return lambda size: {"half_us": last_numbers(perftest(program, "-s", str(size), "-n", str(LATENCY_COUNT)))[4]}
 
 
 def rsockets(program: str, size: int, transfers: int, iterations: int) -> float:
@@ -158,8 +158,8 @@ def rstream_lat(program: str) -> Callable[[int], Figures]:
 # --- pairs of processes that live on ----------------------------------------------------------------------------------
 
 
-def pair_specs(tcp_pair: str) -> list[PairSpec]:
-    """exs over rxe, and the kernel's TCP."""
+def pair_specs(tcp_pair: str, esapi_pair: str) -> list[PairSpec]:
+    """exs over rxe, from Python and from C, and the kernel's TCP."""
     found = [PairSpec("TCP", command=(tcp_pair,))]
     for kind in ("stream", "seqpacket"):
         base = {"type": kind, "device": "verbs", "host": HOST}
@@ -168,6 +168,8 @@ def pair_specs(tcp_pair: str) -> list[PairSpec]:
             PairSpec(f"exs {kind}, trio", "exs", base),
             PairSpec(f"exs {kind}, ES-API", "esapi", more),
             PairSpec(f"exs {kind}, ES-API, busy", "esapi", {**more, "wait": "busy"}),
+            PairSpec(f"exs {kind}, C", command=(esapi_pair, kind, "verbs", HOST, "adaptive")),
+            PairSpec(f"exs {kind}, C, busy", command=(esapi_pair, kind, "verbs", HOST, "busy")),
         ]
     return found
 
@@ -214,7 +216,8 @@ class Round:
                     self._try(pair.spec.label, str(size), lambda pair=pair, size=size: bulk_of(pair, size))
             if size not in LATENCY_SIZES:
                 continue
-            self._try("ib_write_lat", str(size), lambda size=size: write_lat(size))
+            for name in ("ib_write_lat", "ib_send_lat"):
+                self._try(name, str(size), lambda name=name, size=size: perftest_lat(name)(size))
             self._try("rstream", str(size), lambda size=size: rstream_lat("rstream")(size))
             for pair in self._pairs:
                 self._try(pair.spec.label, str(size), lambda pair=pair, size=size: latency_of(pair, size))
@@ -245,12 +248,13 @@ def facts() -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tcp-pair", required=True)
+    parser.add_argument("--esapi-pair", required=True)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=lambda text: [int(s) for s in text.split(",")], default=list(DEPTHS))
     options = parser.parse_args()
     rounds: list[dict[str, dict[str, Figures]]] = []
-    with patient_driver(), open_pairs(pair_specs(options.tcp_pair)) as (pairs, broken):
+    with patient_driver(), open_pairs(pair_specs(options.tcp_pair, options.esapi_pair)) as (pairs, broken):
         for pair in pairs:
             print(f"{pair.spec.label}: {pair.facts}", flush=True)
             for size in options.sizes:
