@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Which test shows which point of SMC-R: from tests/conformance/points.toml and the tests themselves.
 
-A test in Python names its points by ``@pytest.mark.smcr(7)``, anywhere below tests/; a test in C by a comment
-``SMC-R point 7`` or ``SMC-R points 7, 8``.
+A test in Python names its points by ``@pytest.mark.smcr(7)``, anywhere below tests/; a check in C, in test_smc*.c, by
+the beginning of its words, ``"point 7: ..."`` or ``"points 7, 8: ..."``.
 
     python docs/smcr_conformance.py check           fails for a point with neither a test nor a reason, or with both
     python docs/smcr_conformance.py write [XML...]  the same, and makes the page docs/reference/smc-r-conformance.md;
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 POINTS = ROOT / "tests" / "conformance" / "points.toml"
 PAGE = ROOT / "docs" / "reference" / "smc-r-conformance.md"
 
-IN_C = re.compile(r"SMC-R points? (\d+(?:, \d+)*)")
+IN_C = re.compile(r'"points? (\d+(?:, \d+)*): ')
 SIDES = {"S": "server", "C": "client", "B": "both"}
 
 
@@ -65,7 +65,7 @@ def collect(root: Path) -> Tests:
         if "mark.smcr" in text:
             for name, number in marked(ast.parse(text)):
                 found[number].append(Test(path.relative_to(root).as_posix(), name))
-    for path in sorted((root / "tests" / "native").rglob("*.c")):
+    for path in sorted((root / "tests" / "native").glob("test_smc*.c")):
         numbers = {int(n) for said in IN_C.findall(path.read_text(encoding="utf-8")) for n in said.split(", ")}
         for number in numbers:
             found[number].append(Test(path.relative_to(root).as_posix()))
@@ -85,6 +85,8 @@ def problems(chapters: list[dict[str, object]], tests: Tests) -> list[str]:
             wrong.append(f"point {number}: side is one of {', '.join(SIDES)}")
         if tests.get(number) and point.get("missing"):
             wrong.append(f"point {number}: has a test ({tests[number][0].path}) and a reason to have none")
+        if point.get("missing") and point.get("open"):
+            wrong.append(f"point {number}: what has no test has nothing that its test leaves open")
         if not tests.get(number) and not point.get("missing"):
             wrong.append(f"point {number}: neither a test nor a reason to have none")
     wrong += [f"{tests[n][0].path}: there is no point {n}" for n in sorted(set(tests) - set(numbers))]
@@ -135,9 +137,10 @@ def page(chapters: list[dict[str, object]], tests: Tests, outcomes: dict[tuple[s
             "| --- | --- | --- | --- |",
         ]
         for point in chapter["point"]:  # type: ignore[attr-defined]
-            where = (
-                f"not covered: {point['missing']}" if point.get("missing") else cell(tests[point["number"]], outcomes)
-            )
+            where = cell(tests[point["number"]], outcomes) if tests.get(point["number"]) else ""
+            for key, words in (("missing", "not covered"), ("open", "not shown")):
+                if point.get(key):
+                    where += f"{'<br>' if where else ''}{words}: {point[key]}"
             lines.append(f"| {point['number']} | {SIDES[point['side']]} | {point['what']} | {where} |")
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ SCRIPT: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "smcr_conformance.py
 def project(folder: Path, python: str = "", c: str = "") -> Path:
     (folder / "tests" / "native").mkdir(parents=True)
     (folder / "tests" / "test_a.py").write_text(python.replace("@", "@pytest.mark."))
-    (folder / "tests" / "native" / "a.c").write_text(c)
+    (folder / "tests" / "native" / "test_smc_a.c").write_text(c)
     return folder
 
 
@@ -28,13 +28,15 @@ def chapters(**reasons: str) -> list[dict[str, object]]:
 
 def test_tests_name_their_points(tmp_path: Path) -> None:
     python = "@smcr(1, 2)\ndef test_a(): ...\n\nclass A:\n    @smcr(2)\n    @other\n    async def test_b(self): ...\n"
-    tests = SCRIPT["collect"](project(tmp_path, python, "/* SMC-R points 3, 99. */ /* SMC-R point 4 */"))
+    tests = SCRIPT["collect"](
+        project(tmp_path, python, 'ok(1, "points 3, 99: both"); ok(1, "point 4: one"); /* point 5 */')
+    )
     assert {n: [str(t) for t in found] for n, found in tests.items()} == {
         1: ["`tests/test_a.py` test_a"],
         2: ["`tests/test_a.py` test_a", "`tests/test_a.py` test_b"],
-        3: ["`tests/native/a.c`"],
-        4: ["`tests/native/a.c`"],
-        99: ["`tests/native/a.c`"],
+        3: ["`tests/native/test_smc_a.c`"],
+        4: ["`tests/native/test_smc_a.c`"],
+        99: ["`tests/native/test_smc_a.c`"],
     }
 
 
@@ -59,6 +61,16 @@ def test_the_page_says_what_came_out(tmp_path: Path) -> None:
     assert "1 of 99 points have a test" in page
     assert "| 1 | both | it works | `tests/test_a.py` test_a: passed, skipped |" in page
     assert "| 2 | both | it works | not covered: later |" in page
+
+
+def test_the_page_says_what_a_test_does_not_show(tmp_path: Path) -> None:
+    tests = SCRIPT["collect"](project(tmp_path, "@smcr(1)\ndef test_a(): ...\n"))
+    points = chapters(p1="")
+    points[0]["point"][0]["open"] = "with Linux"
+    assert SCRIPT["problems"](points, tests) == []
+    assert "`tests/test_a.py` test_a<br>not shown: with Linux |" in SCRIPT["page"](points, tests, {})
+    points[0]["point"][1]["open"] = "with Linux"
+    assert len(SCRIPT["problems"](points, tests)) == 1
 
 
 def test_the_project_passes() -> None:
