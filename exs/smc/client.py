@@ -69,8 +69,8 @@ class Client(Handshake):
         found = self.groups.for_accept(self.version, self.peer, message.qpn)
         if found.group is None:
             return Input.ACCEPT_UNKNOWN_LINK if found.known else Input.ACCEPT_UNKNOWN_GROUP
-        if not found.group.room:
-            raise Refusal(clc.DECLINE_RTOKEN)
+        if not found.group.place:
+            raise Refusal(clc.DECLINE_NO_LINK)
         self.group = found.group
         return Input.ACCEPT_JOIN
 

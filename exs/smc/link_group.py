@@ -151,10 +151,14 @@ class LinkGroup:
         self._out: list[Action] = []
 
     @property
+    def place(self) -> bool:
+        """One more connection whose buffer the peer has announced already may join now."""
+        return self.state is GroupState.ACTIVE and self.joinable and len(self.slots) < CONNECTIONS_MAX
+
+    @property
     def room(self) -> bool:
-        """One more connection may join now."""
-        free = len(self.slots) < CONNECTIONS_MAX and not self.rtokens.full
-        return self.state is GroupState.ACTIVE and self.joinable and free
+        """One more connection, with one more buffer of the peer, may join now."""
+        return self.place and not self.rtokens.full
 
     @property
     def deadline(self) -> float | None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exs.smc import actions as a
-from exs.smc import llc
 from exs.smc.client import Client
 from exs.smc.groups import LinkGroups, make_peer_id
 from exs.smc.reading import ClcReader, CrossingFilter
@@ -187,11 +186,10 @@ class Host:
         self.connections: dict[int, str] = {}
         self.on: dict[int, int] = {}
         """Connection to link."""
-        self.answers: list[llc.Message] = []
-        """LLC messages that came, in order."""
         self.failing: Callable[[a.Action], int] = lambda action: 0
         self.silent: type[a.Action] | None = None
         """A native call of which the answer does not come."""
+        self.mtu_code = 3
         self._handles = itertools.count(number * 1000)
 
     @property
@@ -216,11 +214,8 @@ class Host:
         """An LLC message came on a link."""
         if link.state == "closed":
             return
-        message = llc.decode(data)
-        if isinstance(message, llc.TestLink):
-            return
-        if not isinstance(message, llc.Unknown):
-            self.answers.append(message)
+        if data[:1] in (b"\x07", b"\x27"):
+            return  # TEST_LINK is the native engine's
         self.perform(self.groups.receive(link.handle, data, now=self.world.now), None)
 
     def finish(self, call: Call) -> None:
@@ -325,7 +320,7 @@ class Host:
     def new_link(self, gid: bytes, call: Call | None) -> None:
         assert call is not None
         handle = next(self._handles)
-        address = a.LinkAddress(gid, self.local.mac, 3, 0x100 + handle, 0x777000 + handle)
+        address = a.LinkAddress(gid, self.local.mac, self.mtu_code, 0x100 + handle, 0x777000 + handle)
         self.links[handle] = Link(self, handle, address)
         self.feed(call, a.LinkMade(handle, address))
 
@@ -371,3 +366,16 @@ def pair(**faults: object) -> tuple[World, Host, Host]:
     """A world with a client and a server."""
     world = World(**faults)  # type: ignore[arg-type]  # passed on
     return world, Host(world, 1), Host(world, 2)
+
+
+def alone(role: str, **local: object) -> tuple[World, Call, bytearray]:
+    """One side, whose peer is the test; what it writes to TCP is gathered."""
+    world = World()
+    host = Host(world, 1 if role == "client" else 2, **local)
+    written = bytearray()
+    made = Client if role == "client" else Server
+    call = Call(host, made(host.groups, host.local), Pipe(world, lambda data: written.extend(data or b"")))
+    host.calls.append(call)
+    call.feed(a.Start())
+    world.run(0.1)
+    return world, call, written
