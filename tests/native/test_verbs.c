@@ -155,8 +155,19 @@ static void happen(struct fixture *f, struct ibv_async_event ev)
     exsi_poller_run(&f->poller);
 }
 
+/* Whether a line that was logged since the last question has this text. */
+static bool logged(struct fixture *f, const char *text)
+{
+    struct exsi_log_record lines[EXSI_LOG_RECORDS];
+    bool found = false;
+    int n = exsi_log_take(&f->log, lines, EXSI_LOG_RECORDS);
+    for (int i = 0; i < n; i++) found |= strstr(lines[i].text, text) != NULL;
+    return found;
+}
+
 static void open_seat(struct fixture *f)
 {
+    f->log.threshold = EXSI_LOG_INFO;
     struct verbs_seat *seat;
     must(verbs_seat_open(&f->part, &f->adapters[0], &seat) == 0 && seat->channel);
 }
@@ -174,12 +185,15 @@ static void test_events_strike_the_queue_pair_that_they_name(void)
     ok(!one.qp.down && !two.qp.down && fake.acked == 1, "somebody else's queue pair: acknowledged, nothing else");
     happen(f, (struct ibv_async_event){.event_type = IBV_EVENT_QP_FATAL, .element.qp = &two.ib});
     ok(two.qp.down && two.qp.error == EIO && !one.qp.down, "the device's failure: EIO, only there");
+    ok(logged(f, "connection lost: fake reports that the queue pair failed"), "with a log line");
     happen(f, (struct ibv_async_event){.event_type = IBV_EVENT_QP_ACCESS_ERR, .element.qp = &one.ib});
     ok(one.qp.down && one.qp.error == EPROTO && one.qp.reason[0], "the peer's fault: EPROTO (%s)", one.qp.reason);
+    ok(logged(f, "queue pair 0x0"), "whose line names the queue pair");
     ok(!three.qp.down && fake.acked == 3, "the third lives");
     f->adapters[0].gone = false;
     happen(f, (struct ibv_async_event){.event_type = IBV_EVENT_DEVICE_FATAL});
     ok(three.qp.down && three.qp.error == ENODEV && f->adapters[0].gone, "the device is gone: ENODEV for all");
+    ok(logged(f, "fake was removed or failed"), "and it is logged");
     qp_fini(&one);
     qp_fini(&two);
     qp_fini(&three);
@@ -201,6 +215,7 @@ static void test_address_that_goes_ends_its_connections(void)
     happen(f, (struct ibv_async_event){.event_type = IBV_EVENT_GID_CHANGE, .element.port_num = 1});
     ok(!here.qp.down, "the address is still there");
     ok(there.qp.down && there.qp.error == EADDRNOTAVAIL, "another stands in its place");
+    ok(logged(f, "the address of this end is gone from fake"), "and it is logged");
     qp_fini(&here);
     qp_fini(&there);
     tear_down(f);
@@ -229,9 +244,11 @@ static void test_port_has_time_to_come_back(void)
     happen(f, (struct ibv_async_event){.event_type = IBV_EVENT_PORT_ACTIVE, .element.port_num = 1});
     run_for(f, 2200);
     ok(!q.qp.down, "nor does one that came back");
+    ok(logged(f, "verbs: fake: "), "both are logged");
     happen(f, (struct ibv_async_event){.event_type = IBV_EVENT_PORT_ERR, .element.port_num = 1});
     run_for(f, 2200);
     ok(q.qp.down && q.qp.error == ENETDOWN, "one that stays away does: ENETDOWN");
+    ok(logged(f, "connection lost: port 1 of fake is down"), "and it is logged");
     ok(!other.qp.down, "not on the other port");
     qp_fini(&q);
     qp_fini(&other);

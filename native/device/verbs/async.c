@@ -77,7 +77,10 @@ static void note(struct verbs_adapter *a, const struct ibv_async_event *ev)
     switch (ev->event_type) {
     case IBV_EVENT_QP_FATAL:
     case IBV_EVENT_QP_REQ_ERR:
-    case IBV_EVENT_QP_ACCESS_ERR: qp_event(a->vdev, ev); break;
+    case IBV_EVENT_QP_ACCESS_ERR:
+        exsi_log(log, EXSI_LOG_INFO, 0, "verbs: %s: %s, queue pair 0x%x", a->name, text, ev->element.qp->qp_num);
+        qp_event(a->vdev, ev);
+        break;
     case IBV_EVENT_CQ_ERR:
         exsi_log(log, EXSI_LOG_ERROR, 0, "verbs: %s: %s", a->name, text);
         cq_event(a, ev);
