@@ -94,7 +94,7 @@ class Remote:
         command: Sequence[str],
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        patience: float = 90.0,
+        patience: float = 150.0,
     ) -> None:
         deadline = time.monotonic() + patience
         while True:

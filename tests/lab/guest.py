@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,13 @@ class Shape:
 
 
 def command_line(
-    kernel: Kernel, folder: Path, role: int, shape: Shape, wires: Sequence[int], terminal: str
+    kernel: Kernel,
+    folder: Path,
+    role: int,
+    shape: Shape,
+    wires: Sequence[int],
+    terminal: str,
+    hands: tuple[int, int],
 ) -> list[str]:
     """How QEMU is called.
 
@@ -87,6 +94,7 @@ def command_line(
         shape: Processors and memory.
         wires: A connected socket for each Ethernet device; without, the devices lead nowhere.
         terminal: A QEMU character device for the job's input and output.
+        hands: Two ends of a socket: through one the guest speaks to QEMU's monitor at the other (cable.py).
     """
     nics: list[str] = []
     for n in range(3):
@@ -110,6 +118,8 @@ def command_line(
             "-device",
             "virtconsole,chardev=terminal",
         ),
+        *("-chardev", f"socket,id=monitor,fd={hands[0]}", "-mon", "chardev=monitor,mode=readline"),
+        *("-chardev", f"socket,id=hands,fd={hands[1]}", "-device", "virtserialport,chardev=hands,name=hands"),
         *("-fsdev", f"local,id=host,path=/,readonly=on,{share}"),
         *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
         *("-fsdev", f"local,id=job,path={folder},{share}"),
@@ -158,14 +168,17 @@ class Guest:
         here = f"export EXS_LAB_JOB={shlex.quote(str(self.folder))}\n"
         (self.folder / "job.sh").write_text(here + job.script())
         (self.folder / "initramfs").write_bytes(initramfs.build(kernel, self.folder, STAGE2))
-        terminal = "stdio,signal=off"
-        self._qemu = subprocess.Popen(
-            # Whoever ends us, kill -9 included, ends the machine too.
-            ["setpriv", "--pdeathsig", "KILL", "--", *command_line(kernel, self.folder, role, shape, wires, terminal)],
-            stdin=None if interactive else subprocess.DEVNULL,
-            stdout=None if interactive else subprocess.PIPE,
-            pass_fds=tuple(wires),
-        )
+        one, other = socket.socketpair()
+        with one, other:
+            hands = (one.fileno(), other.fileno())
+            line = command_line(kernel, self.folder, role, shape, wires, "stdio,signal=off", hands)
+            self._qemu = subprocess.Popen(
+                # Whoever ends us, kill -9 included, ends the machine too.
+                ["setpriv", "--pdeathsig", "KILL", "--", *line],
+                stdin=None if interactive else subprocess.DEVNULL,
+                stdout=None if interactive else subprocess.PIPE,
+                pass_fds=(*wires, *hands),
+            )
         self._reader = threading.Thread(target=self._copy, daemon=True)
         self._reader.start()
 

@@ -50,7 +50,7 @@ SUITES = (
     Suite("siw", "verbs/siw", VERBS, 320),
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
-    Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 40, guests=2),
+    Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 45, guests=2, minutes=20.0),
     Suite("smc", "", ["tests/lab/test_smc_kernel.py"], 2, guests=2, smc=True),
 )
 ON_REQUEST = (

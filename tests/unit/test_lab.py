@@ -43,12 +43,13 @@ def test_an_archive_has_what_was_put_in(tmp_path: Path) -> None:
 
 
 def test_a_guest_is_emulated_and_its_root_is_read_only(tmp_path: Path) -> None:
-    line = guest.command_line(kernel.Kernel("6.1.0", tmp_path), tmp_path, 2, guest.Shape(), [11, 12, 13], "stdio")
+    booted = kernel.Kernel("6.1.0", tmp_path)
+    line = guest.command_line(booted, tmp_path, 2, guest.Shape(), [11, 12, 13], "stdio", (21, 22))
     text = " ".join(line)
     assert "-accel tcg" in text
     assert "kvm" not in text
     assert "id=host,path=/,readonly=on" in text
-    assert [w for w in line if w.startswith("socket,")] == [f"socket,id=wire{n},fd={11 + n}" for n in range(3)]
+    assert [w for w in line if w.startswith("socket,id=wire")] == [f"socket,id=wire{n},fd={11 + n}" for n in range(3)]
     macs = {w.split("mac=")[1][:17] for w in line if "mac=" in w}
     assert macs == {f"52:54:00:ec:{n:02x}:02" for n in range(3)}
 
