@@ -6,6 +6,7 @@ Public names only; the code is in the modules that they are imported from.
 
 from exs._config import Options
 from exs._statistics import Statistics, statistics
+from exs._stream_openers import open_listeners, open_stream, serve
 from exs.api import (
     SOCK_SEQPACKET,
     SOCK_STREAM,
@@ -38,7 +39,7 @@ from exs.messages import (
 from exs.pools import BufferPool
 from exs.queues import ReceiveQueue, SendQueue
 from exs.sockets import Socket
-from exs.streams import SocketListener, SocketStream, open_listeners, open_stream, serve
+from exs.streams import SocketListener, SocketStream
 
 __all__ = [
     "SOCK_SEQPACKET",

@@ -52,14 +52,15 @@ class Options:
         ValueError: A value is out of range; the text names the field.
     """
 
-    protocol: Literal["exs"] | None = None
-    """Protocol between the two sides. Default ``"exs"``."""
+    protocol: Literal["exs", "smc"] | None = None
+    """Protocol between the two sides. Default ``"exs"``; ``"smc"`` is SMC-R, or plain TCP with a peer that has none
+    (streams only)."""
     device: str | None = None
     """``"auto"`` (default), or the name of a device, as ``exs.list_devices()`` gives them."""
     path: Literal["auto", "tcp", "shm", "shm-vm", "shm-ring"] | None = None
     """How the soft device moves bytes. Default ``"auto"``; anything else is taken or refused, without fallback."""
     progress: Literal["inline", "thread"] | None = None
-    """Who runs the engines: whoever waits (``"inline"``, default), or one native thread."""
+    """Who runs the engines: whoever waits (``"inline"``, default), or one native thread (SMC-R: the default)."""
     wait: Literal["adaptive", "notify", "busy"] | None = None
     """How to wait: spin, then sleep (``"adaptive"``, default); sleep at once; spin only."""
     spin_us: int | None = None
@@ -88,6 +89,9 @@ class Options:
     """Ask for a checksum on the wire, path tcp. Default ``False``."""
     strict_size: bool | None = None
     """Messages: fail with ``EMSGSIZE`` at the sender, instead of cutting one that is too long. Default ``False``."""
+    smc_option: Literal["bpf", "assume"] | None = None
+    """SMC-R: put the option into TCP's SYN and look for the peer's (``"bpf"``, default; takes privileges), or take
+    every peer for one that speaks SMC (``"assume"``)."""
     smc_eid: tuple[str, ...] | None = None
     """SMC-R version 2: enterprise ids, the preferred one first; both hosts must have one in common. Up to 8, each of
     1 to 32 characters of ``A-Z``, ``0-9``, ``.`` and ``-``; in ``EXS_SMC_EID`` set off by commas. Default: none."""
@@ -121,6 +125,7 @@ class Settings:
     direct_hold_us: int = 50
     crc: bool = False
     strict_size: bool = False
+    smc_option: str = "bpf"
     smc_eid: tuple[str, ...] = ()
 
 
@@ -207,7 +212,7 @@ def _eids() -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "protocol": _word("exs"),
+    "protocol": _word("exs", "smc"),
     "device": _Rule(str, lambda v: isinstance(v, str) and 0 < len(v.encode()) < 16, "the name of a device"),
     "path": _word(*PATHS),
     "progress": _word("inline", "thread"),
@@ -225,6 +230,7 @@ _RULES: dict[str, _Rule] = {
     "direct_hold_us": _whole(0, 1_000_000),
     "crc": _flag(),
     "strict_size": _flag(),
+    "smc_option": _word("bpf", "assume"),
     "smc_eid": _eids(),
 }
 
@@ -277,9 +283,15 @@ def resolve(options: Options | None) -> Settings:
     """
     base = environment()
     if options is None:
-        return base
+        return _completed(base, chosen=bool(os.environ.get("EXS_PROGRESS")))
     given = {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) is not None}
-    return replace(base, **given) if given else base
+    chosen = "progress" in given or bool(os.environ.get("EXS_PROGRESS"))
+    return _completed(replace(base, **given) if given else base, chosen=chosen)
+
+
+def _completed(settings: Settings, *, chosen: bool) -> Settings:
+    """Who runs the engines of SMC-R, if nobody has said: a peer's TEST_LINK must be answered within 2 s."""
+    return replace(settings, progress="thread") if settings.protocol == "smc" and not chosen else settings
 
 
 def resolve_over(settings: Settings, field: str, value: object) -> Settings:

@@ -10,7 +10,7 @@ Invariant: of all sockets that a race opened, at most the winner is left open.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
@@ -21,11 +21,20 @@ from exs.errors import NoDeviceError
 from exs.sockets import Socket
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from exs._addresses import Address
     from exs._config import Options
 
 DELAY_S = 0.25
 """How long an attempt may take before the next one starts beside it (RFC 8305, section 5)."""
+
+
+class _Closeable(Protocol):
+    def close(self) -> object: ...
+
+
+S = TypeVar("S", bound=_Closeable)
 
 
 async def dial(
@@ -36,22 +45,46 @@ async def dial(
     Raises:
         OSError: None does; the causes are in its ``__cause__``.
     """
+    settings = _config.resolve(options)
+    pump = current_pump()
+    return await race(host, port, delay, lambda family: Socket(pump, kind, family, settings), Socket.connect)
+
+
+async def race(
+    host: str | bytes,
+    port: int,
+    delay: float | None,
+    make: Callable[[int], S],
+    connect: Callable[[S, Address], Awaitable[object]],
+) -> S:
+    """What is connected first, of one socket for each address of a host.
+
+    Args:
+        host: Name or address.
+        port: Port number.
+        delay: Seconds that an address is waited for before the next one is tried beside it.
+        make: Makes a socket of a family.
+        connect: Connects it.
+
+    Raises:
+        OSError: No address answers; the causes are in its ``__cause__``.
+
+    *Cancellation:* all are closed.
+    """
     if not isinstance(host, str | bytes):
         raise TypeError(f"the host must be a string, not {host!r}")
-    settings = _config.resolve(options)
     targets = interleave(await resolve(host, port))
-    pump = current_pump()
     wait = DELAY_S if delay is None else delay
     errors: list[OSError] = []
-    opened: list[Socket] = []
-    winner: Socket | None = None
+    opened: list[S] = []
+    winner: S | None = None
 
     async def attempt(family: int, address: Address, over: trio.Event) -> None:
         nonlocal winner
         try:
-            sock = Socket(pump, kind, family, settings)
+            sock = make(family)
             opened.append(sock)
-            await sock.connect(address)
+            await connect(sock, address)
         except OSError as error:
             errors.append(error)
             over.set()

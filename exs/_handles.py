@@ -21,7 +21,7 @@ from trio.abc import AsyncResource
 from exs import _native, _statistics
 from exs._pump import RECEIVING, SENDING, checkpoint, protected
 from exs.devices import Device, device_named
-from exs.errors import TruncatedError
+from exs.errors import TruncatedError, from_errno
 
 if TYPE_CHECKING:
     from exs._addresses import Address
@@ -216,6 +216,12 @@ class SocketHandle(AsyncResource):
         return self._closed or self._spoiled or self._pump.context.query(self._handle).send_shut
 
     @property
+    def peer_done(self) -> bool:
+        """Whether the peer has said that it sends no more, or the connection is over."""
+        info = self._pump.context.query(self._handle)
+        return info.peer_fin or bool(info.error)
+
+    @property
     def max_message_bytes(self) -> int:
         """``Options.max_message_bytes``, as it was chosen."""
         return self._settings.max_message_bytes
@@ -307,6 +313,9 @@ class SocketHandle(AsyncResource):
 
     def _make(self) -> int:
         pump, settings = self._pump, self._settings
+        if settings.protocol != "exs":
+            text = "SMC-R has no sockets of its own: use exs.open_stream, exs.open_listeners, or exs.serve"
+            raise from_errno(errno.EOPNOTSUPP, text)
         return pump.context.socket_new(self.family, self.type, settings, pump.group_for(settings), **self._flags)
 
     def _take_family(self, family: int) -> None:

@@ -91,6 +91,14 @@ class Closeable(Protocol):
         ...
 
 
+class Waiting:
+    """What else may be told of an event: anything that has asked for one."""
+
+    def finish(self, event: RawEvent) -> None:
+        """The event; called while the loop is about to sleep: to take note, and no more."""
+        raise NotImplementedError
+
+
 _runvar: trio.lowlevel.RunVar[Pump] = trio.lowlevel.RunVar("exs pump")
 
 
@@ -449,6 +457,8 @@ class Pump:
                 if not owner.fresh:
                     owner.fresh = True
                     fresh.append(owner)
+            elif isinstance(owner, Waiting):
+                owner.finish(event)
         for inbox in fresh:
             inbox.wake()
         if failed:

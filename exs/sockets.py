@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from exs import _native
 from exs._addresses import Address, family_of, first_address
 from exs._handles import SocketHandle, truncated
+from exs._native import smc
 from exs._pump import RECEIVING, SENDING, cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, protected
 from exs.errors import Error
 from exs.queues import ReceiveQueue, SendQueue
@@ -378,6 +379,31 @@ class Socket(SocketHandle):
         if event[3]:
             raise self._failure(event)
         return pump.scratch_view[: event[1]].tobytes()
+
+    def put_back(self, data: bytes) -> None:
+        """Received after all for the next receive."""
+        if data:
+            self._receiving.kept.appendleft(data)
+
+    def lend(self, most: int) -> memoryview[int] | None:
+        """A view of what lies in the receive buffer of SMC-R; ``None`` if nothing does, empty at the end.
+
+        Until :meth:`give_back` nothing else is received, and the socket cannot be closed.  Not a checkpoint.
+        """
+        self._receiving.check()
+        self._pump.check()
+        try:
+            found = smc.recv_view(self._handle)
+        except Error as error:
+            raise self._failure((0, 0, 0, error.errno or 0, 0, 0)) from None
+        if found is None:
+            return None
+        pointer, length = found
+        return _native.view(pointer, min(length, most), True)
+
+    def give_back(self, count: int) -> None:
+        """End the loan: so many bytes were read, the others come again."""
+        smc.recv_release(self._handle, count)
 
     @protected
     async def wait_ready(self, flags: int) -> None:

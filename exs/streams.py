@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Byte streams as trio knows them: :class:`SocketStream`, :class:`SocketListener`, and the functions that make them.
+"""Byte streams as trio knows them: :class:`SocketStream` and :class:`SocketListener`.
 
 Owns the promises of ``trio.abc.HalfCloseableStream``: Closed, Broken and Busy, one user a direction.  All that
 moves bytes is the socket's.
@@ -9,30 +9,45 @@ Invariant: a stream raises of trio's resource errors only, besides what a wrong 
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 from trio.abc import HalfCloseableStream
 
 from exs import _native
-from exs._dial import dial
 from exs._exclusive import Exclusive
 from exs._handles import SOCK_STREAM
-from exs._listen import ListenerBase, listen
+from exs._listen import ListenerBase
 from exs._pump import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, protected
 from exs.sockets import Socket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator
 
     from typing_extensions import Buffer
 
-    from exs._config import Options
     from exs._native import Span
 
-__all__ = ["SocketListener", "SocketStream", "open_listeners", "open_stream", "serve"]
+__all__ = ["SocketListener", "SocketStream"]
 
 DEFAULT_RECEIVE_BYTES = 65536
+
+
+def checked_size(max_bytes: int | None) -> int:
+    """The most bytes that a receive may return.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is not positive.
+    """
+    if max_bytes is None:
+        return DEFAULT_RECEIVE_BYTES
+    if not isinstance(max_bytes, int):
+        raise TypeError(f"max_bytes must be a whole number, not {max_bytes!r}")
+    if max_bytes < 1:
+        raise ValueError("max_bytes must be at least 1")
+    return max_bytes
 
 
 class SocketStream(HalfCloseableStream):
@@ -40,9 +55,6 @@ class SocketStream(HalfCloseableStream):
 
     Args:
         socket: A connected ``SOCK_STREAM`` socket; the stream owns it from now on.
-
-    Attributes:
-        socket: The socket, for its facts, queues and statistics.
 
     Raises:
         TypeError: Not a socket of exs.
@@ -54,10 +66,25 @@ class SocketStream(HalfCloseableStream):
             raise TypeError("SocketStream needs an exs.Socket")
         if socket.type != SOCK_STREAM:
             raise ValueError("SocketStream needs a SOCK_STREAM socket")
-        self.socket = socket
+        self._socket = socket
         self._sending = Exclusive("sending on this stream")
         self._receiving = Exclusive("receiving on this stream")
         self._eof_asked = self._eof_sent = False
+
+    @property
+    def socket(self) -> Socket:
+        """The socket, for its facts, queues and statistics."""
+        return self._socket
+
+    @property
+    def transport(self) -> str:
+        """Which protocol carries the bytes: ``"exs"``, ``"smc-r v2"``, ``"smc-r v1"`` or ``"tcp"``."""
+        return "exs"
+
+    @property
+    def transport_reason(self) -> str:
+        """Why it is plain TCP, in words; else empty."""
+        return ""
 
     @protected
     async def send_all(self, data: Buffer | Span) -> None:
@@ -144,22 +171,17 @@ class SocketStream(HalfCloseableStream):
 
         *Cancellation:* nothing was received and nothing is lost.
         """
-        if max_bytes is None:
-            max_bytes = DEFAULT_RECEIVE_BYTES
-        elif not isinstance(max_bytes, int):
-            raise TypeError(f"max_bytes must be a whole number, not {max_bytes!r}")
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
+        size = checked_size(max_bytes)
         sock = self.socket
         with self._receiving:
             await checkpoint_if_cancelled()
-            data = sock.take_now(max_bytes)
+            data = sock.take_now(size)
             if data is not None:
                 await cancel_shielded_checkpoint()
                 return data
             while data is None:
                 await sock.wait_ready(_native.POLL_IN)
-                data = sock.take_now(max_bytes)
+                data = sock.take_now(size)
             return data
 
     @protected
@@ -183,6 +205,36 @@ class SocketStream(HalfCloseableStream):
         with self._receiving:
             return await self.socket.recv_into(buffer)
 
+    @asynccontextmanager
+    async def receive_view(self, max_bytes: int | None = None) -> AsyncGenerator[memoryview[int]]:
+        """Receive some bytes where they are: ``async with stream.receive_view() as view``.
+
+        Over SMC-R the view is the receive buffer itself, and nothing was copied by this side; elsewhere the bytes were
+        copied.  At the end of the block they are consumed and the peer may write there again, so nothing made of
+        the view may be used afterwards.  If the block ends with an exception they are not, and come again.
+
+        Args:
+            max_bytes: Most bytes of the view, at least 1; by default all that are there, but not always as one piece.
+
+        Yields:
+            A view of bytes that cannot be written to; empty at the end of the stream only.
+
+        Raises:
+            TypeError: ``max_bytes`` is no whole number.
+            ValueError: It is not positive.
+            trio.BusyResourceError: Another task is receiving.
+            trio.BrokenResourceError: The connection is over.
+            trio.ClosedResourceError: The stream is closed.
+
+        *Cancellation:* while it waits, nothing was received; inside the block, as any exception.
+        """
+        data = await self.receive_some(max_bytes)
+        try:
+            yield memoryview(data)
+        except BaseException:
+            self.socket.put_back(data)
+            raise
+
     @protected
     async def aclose(self) -> None:
         """Close in order: what was sent still reaches the peer.
@@ -190,6 +242,10 @@ class SocketStream(HalfCloseableStream):
         *Cancellation:* it is closed in any case, and without waiting; see :meth:`exs.Socket.aclose`.
         """
         await self.socket.aclose()
+
+    def abandon(self) -> None:
+        """Close at once, without waiting: for emergencies.  The peer sees the connection broken."""
+        self.socket.close()
 
 
 class SocketListener(ListenerBase[SocketStream]):
@@ -210,85 +266,3 @@ class SocketListener(ListenerBase[SocketStream]):
 
     def _made_of(self, socket: Socket) -> SocketStream:
         return SocketStream(socket)
-
-
-async def open_stream(
-    host: str | bytes,
-    port: int,
-    *,
-    happy_eyeballs_delay: float | None = 0.25,
-    options: Options | None = None,
-) -> SocketStream:
-    """Connect to a host by name; its addresses are raced as by ``trio.open_tcp_stream``.
-
-    Args:
-        host: Name or address.
-        port: Port number.
-        happy_eyeballs_delay: Seconds to wait for an address before the next is tried beside it.
-        options: Choices for the socket.
-
-    Returns:
-        The connected stream.
-
-    Raises:
-        OSError: No address answers; the causes are in ``__cause__``.  :class:`exs.NoDeviceError` if no device, or
-            not the path that was asked for.
-
-    *Cancellation:* nothing is left open.
-    """
-    return SocketStream(await dial(host, port, SOCK_STREAM, options, happy_eyeballs_delay))
-
-
-async def open_listeners(
-    port: int,
-    *,
-    host: str | bytes | None = None,
-    backlog: int | None = None,
-    options: Options | None = None,
-) -> list[SocketListener]:
-    """Listen for streams.
-
-    Args:
-        port: Port number; 0 for a free one (each address gets its own).
-        host: Where to listen; ``None`` for all addresses of this machine.
-        backlog: Connections that may wait to be accepted; by default as many as the system allows.
-        options: Choices for the listeners and for what they accept.
-
-    Returns:
-        A listener for each address.
-
-    Raises:
-        exs.NoDeviceError: No device, or not the path that was asked for.
-        OSError: An address is in use.
-    """
-    return [SocketListener(sock) for sock in await listen(host, port, SOCK_STREAM, backlog, options)]
-
-
-async def serve(
-    handler: Callable[[SocketStream], Awaitable[object]],
-    port: int,
-    *,
-    host: str | bytes | None = None,
-    backlog: int | None = None,
-    options: Options | None = None,
-    handler_nursery: trio.Nursery | None = None,
-    task_status: trio.TaskStatus[list[SocketListener]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Listen, and run ``handler(stream)`` in a task of its own for each connection; as ``trio.serve_tcp``.
-
-    Args:
-        handler: Called for each connection; the stream is closed when it returns.
-        port: Port number; 0 for a free one.
-        host: Where to listen; ``None`` for all addresses of this machine.
-        backlog: Connections that may wait to be accepted.
-        options: Choices for the listeners and for what they accept.
-        handler_nursery: Where to run the handlers; by default a nursery of this call.
-        task_status: ``nursery.start`` gets the listeners by it.
-
-    Raises:
-        OSError: As :func:`open_listeners`.
-
-    *Cancellation:* the only way in which it ends; the listeners are closed.
-    """
-    listeners = await open_listeners(port, host=host, backlog=backlog, options=options)
-    await trio.serve_listeners(handler, listeners, handler_nursery=handler_nursery, task_status=task_status)

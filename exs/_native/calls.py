@@ -133,6 +133,10 @@ class Caller:
         """Wait until one socket is ready: the event's extra says which, its value for what."""
         return lib.exsi_poll_many(self._ctx, polls.socks, polls.bits, polls.count, cookie, eq, self._out)
 
+    def link_wait(self, link: int, cookie: int, eq: int) -> int:
+        """Wait until a link of SMC-R has something to tell."""
+        return lib.exsi_smc_link_wait(self._ctx, link, cookie, eq, self._out)
+
     def shutdown(self, sock: int, how: int, cookie: int, eq: int) -> int:
         """Shut a direction (``socket.SHUT_WR``, ``SHUT_RD``)."""
         return lib.exsi_shutdown(self._ctx, sock, how, cookie, eq, self._out)

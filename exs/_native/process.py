@@ -218,21 +218,7 @@ class Context:
         v6_only: bool = True,
     ) -> int:
         """A new socket in a group: its handle."""
-        opt = ffi.new("exsi_options *")
-        lib.exsi_options_default(opt)
-        opt.device = settings.device.encode()
-        opt.path = PATHS[settings.path]
-        opt.ring_bytes = settings.ring_bytes
-        opt.max_adverts = settings.max_adverts
-        opt.max_ops = settings.queue_depth
-        opt.keepalive_ms = round(settings.keepalive * 1000)
-        opt.close_timeout_ms = max(round(settings.close_timeout * 1000), 1)
-        opt.connect_timeout_ms = max(round(settings.connect_timeout * 1000), 1)
-        opt.direct_threshold = settings.direct_threshold
-        opt.direct_hold_us = settings.direct_hold_us
-        opt.strict_keys = settings.strict_keys
-        opt.crc = settings.crc
-        opt.strict_size = settings.strict_size
+        opt = options_of(settings)
         opt.reuse_address = reuse_address
         opt.reuse_port = reuse_port
         opt.v6_only = v6_only
@@ -368,6 +354,26 @@ def start_again_after_fork() -> None:
     global _is_fork
     _is_fork = False
     ops.reset()  # entries of the parent's operations, whose events never come here
+
+
+def options_of(settings: _config.Settings) -> CData:
+    """Settings as the core takes them."""
+    opt = ffi.new("exsi_options *")
+    lib.exsi_options_default(opt)
+    opt.device = settings.device.encode()
+    opt.path = PATHS[settings.path]
+    opt.ring_bytes = settings.ring_bytes
+    opt.max_adverts = settings.max_adverts
+    opt.max_ops = settings.queue_depth
+    opt.keepalive_ms = round(settings.keepalive * 1000)
+    opt.close_timeout_ms = max(round(settings.close_timeout * 1000), 1)
+    opt.connect_timeout_ms = max(round(settings.connect_timeout * 1000), 1)
+    opt.direct_threshold = settings.direct_threshold
+    opt.direct_hold_us = settings.direct_hold_us
+    opt.strict_keys = settings.strict_keys
+    opt.crc = settings.crc
+    opt.strict_size = settings.strict_size
+    return opt
 
 
 def check(code: int) -> int:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from exs._config import Options
+from exs._stream_openers import open_listeners, open_stream
 from exs.messages import MessageChannel, open_message_channel, open_message_listeners
-from exs.streams import SocketStream, open_listeners, open_stream
 
 if TYPE_CHECKING:
     from trio.abc import Listener
+
+    from exs.streams import SocketStream
 
 __all__ = ["clogged_stream_pair", "message_pair", "stream_pair"]
 

@@ -97,8 +97,11 @@ def _warm() -> Iterator[None]:
     """What a process opens once and keeps is no leak of a test."""
 
     async def both_modes() -> None:
-        for mode in MODES:
-            for stream in await stream_pair(exs.Options(progress=mode)):  # type: ignore[arg-type]
+        kept = [exs.Options(progress=mode) for mode in MODES]  # type: ignore[arg-type]
+        if not ground.VERBS:
+            kept.append(exs.Options(protocol="smc", device="soft", smc_option="assume"))
+        for options in kept:
+            for stream in await stream_pair(options):
                 await trio.aclose_forcefully(stream)
 
     exs.list_devices()

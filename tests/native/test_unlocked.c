@@ -197,7 +197,7 @@ static void test_failures(void)
 }
 
 /* By whichever call needs the device first; one that fails is tried again by the next. */
-static void test_opening(bool connects)
+static void test_stream_openers(bool connects)
 {
     struct side a;
     uint64_t sock, group, other;
@@ -227,8 +227,8 @@ static void test_opening(bool connects)
 
 int main(void)
 {
-    test_opening(false);
-    test_opening(true);
+    test_stream_openers(false);
+    test_stream_openers(true);
     for (int path = EXSI_PATH_AUTO; path <= EXSI_PATH_TCP; path++) {
         run(SOCK_STREAM, (enum exsi_path)path);
         run(SOCK_SEQPACKET, (enum exsi_path)path);

@@ -69,7 +69,7 @@ def test_a_bad_variable_is_an_error_that_names_it(setenv, name: str, value: str)
         ("close_timeout", 0),
         ("strict_keys", 1),
         ("device", ""),
-        ("protocol", "smc"),
+        ("protocol", "smtp"),
         ("smc_eid", "SMCEXS"),
         ("smc_eid", ("smcexs",)),
         ("smc_eid", ("A", "A")),
