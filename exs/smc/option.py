@@ -60,6 +60,8 @@ def _attach() -> OptionProgram | None:
     with _lock:
         if _owner == os.getpid():
             return _program
+        if _owner == 0:
+            os.register_at_fork(after_in_child=_leave_to_parent)
         _owner, _program = os.getpid(), None
         folder = group_folder(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
         try:
@@ -75,6 +77,15 @@ def _attach() -> OptionProgram | None:
                 _why,
             )
         return _program
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: with its descriptors it would keep the parent's program attached when that has ended."""
+    global _lock, _program
+    _lock = threading.Lock()  # another thread may have held it at the moment of the fork
+    if _program is not None:
+        _program.close()
+        _program = None
 
 
 def available() -> str:

@@ -68,10 +68,12 @@ struct insn {
 _Static_assert(sizeof(struct insn) == 8, "as the kernel reads it");
 
 /* Fields of struct bpf_sock_ops. */
-enum { CTX_OP = 0, CTX_LOCAL_PORT = 68, CTX_FULL_SOCKET = 72, CTX_CB_FLAGS = 84, CTX_TCP_FLAGS = 212 };
-enum { OP_CONNECT = 3, OP_ACTIVE = 4, OP_PASSIVE = 5, OP_LISTEN = 11, OP_LEN = 14, OP_WRITE = 15 };
-enum { CALL_LOOKUP = 1, CALL_COOKIE = 46, CALL_CB_FLAGS = 59, CALL_LOAD = 142, CALL_STORE = 143, CALL_RESERVE = 144 };
-enum { CB_WRITE = 1 << 6, LOAD_FROM_SYN = 1, TCP_SYN = 2, TCP_ACK = 16, OPTION_LEN = 6 };
+enum { CTX_OP = 0, CTX_ARG = 4, CTX_LOCAL_PORT = 68, CTX_FULL_SOCKET = 72, CTX_CB_FLAGS = 84, CTX_TCP_FLAGS = 212 };
+enum { OP_CONNECT = 3, OP_ACTIVE = 4, OP_PASSIVE = 5, OP_STATE = 10, OP_LISTEN = 11, OP_LEN = 14, OP_WRITE = 15 };
+enum { CALL_LOOKUP = 1, CALL_DELETE = 3, CALL_COOKIE = 46, CALL_CB_FLAGS = 59 };
+enum { CALL_LOAD = 142, CALL_STORE = 143, CALL_RESERVE = 144 };
+enum { CB_STATE = 1 << 2, CB_WRITE = 1 << 6, WITH_COOKIE = 2, STATE_CLOSE = 7, NO_PREALLOC = 1 };
+enum { LOAD_FROM_SYN = 1, TCP_SYN = 2, TCP_ACK = 16, OPTION_LEN = 6 };
 /* 254, 6, E2 D4 C3 D9 as two words of a little-endian stack. */
 enum { OPTION_HEAD = (int)0xd4e206fe, OPTION_TAIL = 0xd9c3 };
 enum { KEY_AT = -8, OPTION_AT = -16, PORT_MARK = (int)(EXSI_SMC_OPTION_PORT >> 32) };
@@ -123,14 +125,15 @@ static void skip(struct code *c, struct insn jump, const struct code *block)
     add(c, block->at, (size_t)block->n);
 }
 
-/* Only for one operation; the block leaves. */
+/* Only for one operation; a block that does not leave goes on behind. */
 static void on(struct code *c, int op, const struct code *block)
 {
     skip(c, (struct insn)JUMP_NE(7, op), block);
 }
 
 /* r6: the context, r7: the operation, r8: what the map has for the socket, or 0.
- * A SYN-ACK is of a request, which has no cookie that anybody could know: its listener is found by the port. */
+ * A SYN-ACK is of a request, and what was just accepted is new: nobody knows their cookies, and the listener is found
+ * by the port. */
 static void find_socket(struct code *c, int map_fd)
 {
     struct code by_port = {.n = 0};
@@ -138,6 +141,7 @@ static void find_socket(struct code *c, int map_fd)
     ADD(c, MOV(6, 1), LOAD32(7, 6, CTX_OP));
     ADD(c, MOV(1, 6), CALL(CALL_COOKIE), STORE64(10, KEY_AT, 0), LOAD32(2, 6, CTX_FULL_SOCKET));
     skip(c, (struct insn)JUMP_NE(2, 0), &by_port);
+    on(c, OP_PASSIVE, &by_port);
     ADD(c, MAP_FD(1, map_fd), MOV(2, 10), ADDI(2, KEY_AT), CALL(CALL_LOOKUP), MOV(8, 0));
 }
 
@@ -148,9 +152,19 @@ static void stop_writing(struct code *c)
 }
 
 /* Before a connect, and when a listener begins: be asked. */
-static void start_writing(struct code *c)
+static void start(struct code *c, int flags)
 {
-    ADD(c, LOAD32(2, 6, CTX_CB_FLAGS), ORI(2, CB_WRITE), MOV(1, 6), CALL(CALL_CB_FLAGS), LEAVE);
+    ADD(c, LOAD32(2, 6, CTX_CB_FLAGS), ORI(2, flags), MOV(1, 6), CALL(CALL_CB_FLAGS), LEAVE);
+}
+
+/* A socket that had connected, or tried to, is closed: whoever did not ask for the answer never will. */
+static void forget_closed(struct code *c, int map_fd)
+{
+    struct code leave = {.n = 0};
+    ADD(&leave, LEAVE);
+    ADD(c, LOAD32(2, 6, CTX_ARG + 4));
+    skip(c, (struct insn)JUMP_EQ(2, STATE_CLOSE), &leave);
+    ADD(c, MAP_FD(1, map_fd), MOV(2, 10), ADDI(2, KEY_AT), CALL(CALL_DELETE), LEAVE);
 }
 
 /* The SYN-ACK has come: note whether it has the option. */
@@ -163,13 +177,16 @@ static void note_answer(struct code *c)
     stop_writing(c);
 }
 
-/* Leave, unless the segment has SYN, and if it has ACK too the peer's SYN had the option. */
+/* Leave, unless the segment has SYN, and if it has ACK too the peer's SYN had the option.  With a SYN cookie the
+ * listener forgets the peer's SYN, so it could not know that it had agreed. */
 static void check_segment(struct code *c)
 {
     struct code leave = {.n = 0}, look = {.n = 0};
     ADD(&leave, LEAVE);
     ADD(c, LOAD32(9, 6, CTX_TCP_FLAGS));
     skip(c, (struct insn)JUMP_SET(9, TCP_SYN), &leave);
+    ADD(&look, LOAD32(2, 6, CTX_ARG));
+    skip(&look, (struct insn)JUMP_NE(2, WITH_COOKIE), &leave);
     ADD(&look, OPTION_ON_STACK, OPTION_ARGUMENTS, MOVI(4, LOAD_FROM_SYN), CALL(CALL_LOAD));
     skip(&look, (struct insn)JUMP_SGE(0, 0), &leave);
     ADD(c, ANDI(9, TCP_ACK));
@@ -178,20 +195,24 @@ static void check_segment(struct code *c)
 
 static void assemble(struct code *c, int map_fd)
 {
-    struct code leave = {.n = 0}, stop = {.n = 0}, start = {.n = 0}, note = {.n = 0}, len = {.n = 0}, write = {.n = 0};
+    struct code leave = {.n = 0}, stop = {.n = 0}, dial = {.n = 0}, listen = {.n = 0}, note = {.n = 0}, gone = {.n = 0};
+    struct code len = {.n = 0}, write = {.n = 0};
     ADD(&leave, LEAVE);
     stop_writing(&stop);
-    start_writing(&start);
+    start(&dial, CB_WRITE | CB_STATE);
+    start(&listen, CB_WRITE);
     note_answer(&note);
+    forget_closed(&gone, map_fd);
     ADD(&len, MOV(1, 6), MOVI(2, OPTION_LEN), MOVI(3, 0), CALL(CALL_RESERVE), LEAVE);
     ADD(&write, OPTION_ON_STACK, OPTION_ARGUMENTS, MOVI(4, 0), CALL(CALL_STORE), LEAVE);
 
     find_socket(c, map_fd);
-    on(c, OP_PASSIVE, &stop); /* accepted: not in the map, but with its listener's flags */
     skip(c, (struct insn)JUMP_NE(8, 0), &leave);
-    on(c, OP_CONNECT, &start);
-    on(c, OP_LISTEN, &start);
+    on(c, OP_PASSIVE, &stop); /* it has its listener's flags */
+    on(c, OP_CONNECT, &dial);
+    on(c, OP_LISTEN, &listen);
     on(c, OP_ACTIVE, &note);
+    on(c, OP_STATE, &gone);
     check_segment(c);
     on(c, OP_LEN, &len);
     on(c, OP_WRITE, &write);
@@ -214,6 +235,7 @@ static int create_map(void)
     r.map.key_size = sizeof(uint64_t);
     r.map.value_size = sizeof(uint32_t);
     r.map.max_entries = MAX_SOCKETS;
+    r.map.flags = NO_PREALLOC; /* a process has few of them, rarely thousands */
     return bpf(MAP_CREATE, &r);
 }
 

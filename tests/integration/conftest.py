@@ -18,6 +18,7 @@ from victim import Victim
 
 import exs
 from exs import _config
+from exs.smc import option
 from exs.testing import Leaks, clogged_stream_pair, message_pair, stream_pair
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _warm() -> Iterator[None]:
     trio.run(both_modes)
     if ground.VERBS:
         verbslink.Service.get()
+    option.available()
     gc.collect()
     gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest
     yield
