@@ -4,7 +4,9 @@
 #define FAKE_VERBS_H
 
 #include <fcntl.h>
+#include <semaphore.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "device/verbs/verbs.h"
@@ -13,8 +15,8 @@
 /* --- a library that only remembers ------------------------------------------------------------------------ */
 
 static struct {
-    int mrs, mws, cqs, pds, qps; /* alive */
-    int last_access, fail_reg;   /* of ibv_reg_mr */
+    int mrs, mws, cqs, pds;    /* alive */
+    int last_access, fail_reg; /* of ibv_reg_mr */
     uint32_t next_key;
     struct ibv_send_wr posted[16];
     int n_posted;
@@ -25,6 +27,9 @@ static struct {
     struct ibv_async_event events[8];
     int n_events, acked;
     union ibv_gid gid;
+    int channels;        /* rdma_cm's, alive */
+    atomic_int qps, ids; /* the same; threads end them */
+    sem_t kernel;        /* rdma_destroy_id waits for it */
 } fake;
 
 static struct ibv_mr *fake_reg_mr(struct ibv_pd *pd, void *addr, size_t len, int access)
@@ -210,6 +215,48 @@ static int fake_destroy_qp(struct ibv_qp *qp)
     return 0;
 }
 
+static struct rdma_event_channel *fake_create_event_channel(void)
+{
+    struct rdma_event_channel *channel = calloc(1, sizeof *channel);
+    must(channel);
+    channel->fd = eventfd(0, EFD_NONBLOCK);
+    fake.channels++;
+    return channel;
+}
+
+static void fake_destroy_event_channel(struct rdma_event_channel *channel)
+{
+    close(channel->fd);
+    free(channel);
+    fake.channels--;
+}
+
+static int fake_create_id(struct rdma_event_channel *channel, struct rdma_cm_id **id, void *context,
+                          enum rdma_port_space space)
+{
+    *id = calloc(1, sizeof **id);
+    must(*id);
+    (*id)->channel = channel;
+    (*id)->context = context;
+    (*id)->ps = space;
+    atomic_fetch_add(&fake.ids, 1);
+    return 0;
+}
+
+static int fake_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int timeout_ms)
+{
+    (void)id, (void)from, (void)to, (void)timeout_ms;
+    return 0;
+}
+
+static int fake_destroy_id(struct rdma_cm_id *id)
+{
+    sem_wait(&fake.kernel);
+    free(id);
+    atomic_fetch_sub(&fake.ids, 1);
+    return 0;
+}
+
 /* --- a device with one part ---------------------------------------------------------------------------------- */
 
 struct fixture {
@@ -241,6 +288,11 @@ static void fill_lib(struct verbs_lib *lib)
     lib->ibv_query_gid = fake_query_gid;
     lib->ibv_modify_qp = fake_modify_qp;
     lib->ibv_destroy_qp = fake_destroy_qp;
+    lib->rdma_create_event_channel = fake_create_event_channel;
+    lib->rdma_destroy_event_channel = fake_destroy_event_channel;
+    lib->rdma_create_id = fake_create_id;
+    lib->rdma_resolve_addr = fake_resolve_addr;
+    lib->rdma_destroy_id = fake_destroy_id;
 }
 
 static void fill_adapter(struct fixture *f, int i, bool windows)
@@ -276,6 +328,8 @@ static struct fixture *set_up(bool windows)
     exsi_log_init(&f->log);
     f->vdev.log = &f->log;
     pthread_mutex_init(&f->vdev.lock, NULL);
+    pthread_cond_init(&f->vdev.left, NULL);
+    must(sem_init(&fake.kernel, 0, 0) == 0);
     exsi_list_init(&f->vdev.parts);
     exsi_list_init(&f->vdev.qps);
     exsi_list_init(&f->vdev.cqs);
@@ -317,6 +371,8 @@ static void tear_down(struct fixture *f)
     close(f->contexts[0].async_fd);
     free(f->part.slots);
     free(f->part.generations);
+    sem_destroy(&fake.kernel);
+    pthread_cond_destroy(&f->vdev.left);
     pthread_mutex_destroy(&f->vdev.lock);
     exsi_log_fini(&f->log);
     free(f);

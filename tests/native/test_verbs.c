@@ -321,6 +321,53 @@ static void test_sleeping_part_is_woken_by_every_completion(void)
     tear_down(f);
 }
 
+/* --- what outlives its group ----------------------------------------------------------------------------------------
+ */
+
+/* An id that dials, and its queue pair, both given up: the kernel keeps them. */
+static void give_up_a_dial(struct fixture *f, struct exsi_part *part, struct ibv_qp *ib)
+{
+    union exsi_addr peer = {.in = {.sin_family = AF_INET}};
+    struct exsi_cm_options opt = {.path = EXSI_PATH_AUTO};
+    struct exsi_cm_id *eid;
+    struct verbs_qp *qp = calloc(1, sizeof *qp);
+    must(qp && verbs_cm_resolve(part, NULL, &peer, &opt, NULL, &eid) == 0);
+    struct verbs_id *id = verbs_id_of(eid);
+    qp->part = verbs_part_of(part);
+    qp->adapter = id->adapter = &f->adapters[0];
+    qp->id = id;
+    qp->ibqp = ib;
+    exsi_list_init(&qp->part_node);
+    exsi_list_init(&qp->down_node);
+    verbs_async_watch(qp);
+    id->qp = qp;
+    id->blocks = true;
+    verbs_qp_destroy(&qp->qp);
+    verbs_cm_destroy(eid);
+}
+
+static void test_group_does_not_wait_for_the_kernel(void)
+{
+    struct fixture *f = set_up(false);
+    struct exsi_poller poller;
+    struct exsi_part *part;
+    struct ibv_qp ib[2] = {0};
+    must(exsi_poller_init(&poller) == 0);
+    fake.qps = 2;
+    must(verbs_part_open(&f->vdev.dev, &poller, &part) == 0);
+    give_up_a_dial(f, part, &ib[0]);
+    give_up_a_dial(f, part, &ib[1]);
+    verbs_part_close(part);
+    exsi_poller_fini(&poller);
+    pthread_mutex_lock(&f->vdev.lock);
+    ok(f->vdev.lingering == 1 && atomic_load(&fake.ids) == 2, "the group is closed while the kernel keeps two ids");
+    must(sem_post(&fake.kernel) == 0 && sem_post(&fake.kernel) == 0);
+    while (f->vdev.lingering) pthread_cond_wait(&f->vdev.left, &f->vdev.lock);
+    pthread_mutex_unlock(&f->vdev.lock);
+    ok(atomic_load(&fake.ids) == 0 && fake.qps == 0 && fake.channels == 0, "and goes whole once it gives them back");
+    tear_down(f);
+}
+
 static void test_status_is_an_errno(void)
 {
     ok(verbs_status_errno(IBV_WC_SUCCESS) == 0 && verbs_status_errno(IBV_WC_WR_FLUSH_ERR) == ECANCELED, "none, flush");
@@ -347,6 +394,7 @@ int main(void)
     test_queues_have_room_for_everything();
     test_completion_of_the_past_is_dropped();
     test_sleeping_part_is_woken_by_every_completion();
+    test_group_does_not_wait_for_the_kernel();
     test_status_is_an_errno();
     return tap_done();
 }

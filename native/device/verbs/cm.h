@@ -33,7 +33,5 @@ EXSI_MUST_CHECK int verbs_dial_start(struct verbs_id *id, const struct rdma_conn
 void verbs_dial_over(struct verbs_id *id);
 /* Ends the id, and its grave, in a thread; frees them then. */
 void verbs_dial_bury(struct verbs_id *id);
-/* Waits for that. */
-void verbs_dial_join(struct verbs_id *id);
 
 #endif

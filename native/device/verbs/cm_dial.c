@@ -5,7 +5,9 @@
  * everything that would destroy the id or its queue pair (10 s in siw).  So an id that dials has a thread in the first
  * phase, which is cancelled if the id is given up: that interrupts the system call; and one that is given up in either
  * is destroyed by a thread.
- * Invariant: an id has one thread at most, id->dial, which is joined under the group's lock before the id is freed. */
+ * A group that is closed does not wait for them: a last thread does, and then ends what is left of its part.
+ * Invariant: an id has one thread at most, id->dial, which is joined before the id is freed: under the group's lock, or
+ * when the part has no group any more. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -85,7 +87,7 @@ static void on_done(struct exsi_watch *w, uint32_t events)
 }
 
 /* Its signals are everybody else's. */
-static int spawn(struct verbs_dial *d, void *(*fn)(void *))
+static int spawn(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
     pthread_attr_t attr;
     sigset_t all, old;
@@ -93,7 +95,7 @@ static int spawn(struct verbs_dial *d, void *(*fn)(void *))
     pthread_attr_setstacksize(&attr, STACK);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = -pthread_create(&d->thread, &attr, fn, d);
+    int rc = -pthread_create(thread, &attr, fn, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return rc;
@@ -124,7 +126,7 @@ int verbs_dial_start(struct verbs_id *id, const struct rdma_conn_param *param)
     d->param = *param;
     if (param->private_data_len) memcpy(d->private_data, param->private_data, param->private_data_len);
     d->param.private_data = d->private_data;
-    int rc = spawn(d, connect_main);
+    int rc = spawn(&d->thread, connect_main, d);
     if (rc < 0)
         dial_free(d);
     else
@@ -156,7 +158,7 @@ void verbs_dial_bury(struct verbs_id *id)
     int rc = dial_open(id, &d);
     if (rc == 0) {
         d->ibqp = ibqp;
-        rc = spawn(d, bury_main);
+        rc = spawn(&d->thread, bury_main, d);
         if (rc < 0) dial_free(d);
     }
     if (rc == 0) {
@@ -167,7 +169,36 @@ void verbs_dial_bury(struct verbs_id *id)
     verbs_id_end(id); /* no thread to be had: it blocks */
 }
 
-void verbs_dial_join(struct verbs_id *id)
+/* --- ids that outlive their group ------------------------------------------------------------------------- */
+
+static void *linger_main(void *arg)
 {
-    over(id->dial);
+    struct verbs_part *part = arg;
+    struct verbs_device *vdev = part->vdev;
+    struct verbs_id *id;
+    while ((id = exsi_list_first(&part->ids, struct verbs_id, node))) over(id->dial);
+    verbs_part_free(part);
+    pthread_mutex_lock(&vdev->lock);
+    vdev->lingering--;
+    pthread_cond_broadcast(&vdev->left);
+    pthread_mutex_unlock(&vdev->lock);
+    return NULL;
+}
+
+void verbs_dial_linger(struct verbs_part *part)
+{
+    pthread_t thread;
+    if (exsi_list_empty(&part->ids)) {
+        verbs_part_free(part);
+        return;
+    }
+    /* The poller is the group's. */
+    exsi_list_for (id, &part->ids, struct verbs_id, node) exsi_poller_del(part->poller, &id->dial->watch);
+    pthread_mutex_lock(&part->vdev->lock);
+    part->vdev->lingering++;
+    pthread_mutex_unlock(&part->vdev->lock);
+    if (spawn(&thread, linger_main, part) == 0)
+        pthread_detach(thread);
+    else
+        (void)linger_main(part); /* no thread to be had: it blocks */
 }

@@ -234,17 +234,21 @@ int verbs_cm_part_open(struct verbs_part *part)
     return rc;
 }
 
+static struct verbs_id *not_buried(const struct verbs_part *part)
+{
+    exsi_list_for (id, &part->ids, struct verbs_id, node)
+        if (!id->buried) return id;
+    return NULL;
+}
+
 void verbs_cm_part_close(struct verbs_part *part)
 {
-    if (!part->cm_channel) return;
     struct verbs_id *id;
-    while ((id = exsi_list_first(&part->ids, struct verbs_id, node))) {
-        if (id->buried)
-            verbs_dial_join(id);
-        else
-            verbs_cm_destroy(&id->id);
-    }
+    while ((id = not_buried(part))) verbs_cm_destroy(&id->id);
     exsi_poller_del(part->poller, &part->cm_watch);
+}
+
+void verbs_cm_part_free(struct verbs_part *part)
+{
     part->lib->rdma_destroy_event_channel(part->cm_channel);
-    part->cm_channel = NULL;
 }

@@ -228,6 +228,7 @@ static void fill_caps(struct verbs_device *vdev)
 static void device_free(struct verbs_device *vdev)
 {
     for (int i = 0; i < vdev->n_adapters; i++) adapter_free(vdev->adapters[i]);
+    pthread_cond_destroy(&vdev->left);
     pthread_mutex_destroy(&vdev->lock);
     free(vdev);
 }
@@ -239,6 +240,7 @@ static int device_open(struct exsi_log *log, struct exsi_device **out, char *rea
     vdev->dev.ops = &exsi_verbs_ops;
     vdev->log = log;
     pthread_mutex_init(&vdev->lock, NULL);
+    pthread_cond_init(&vdev->left, NULL);
     exsi_list_init(&vdev->parts);
     exsi_list_init(&vdev->qps);
     exsi_list_init(&vdev->cqs);
@@ -259,9 +261,14 @@ static int device_open(struct exsi_log *log, struct exsi_device **out, char *rea
     return 0;
 }
 
+/* The one place that waits for what the kernel holds back (10 s in siw): the process ends, or might open it anew. */
 static void device_close(struct exsi_device *dev)
 {
-    device_free(verbs_device_of(dev));
+    struct verbs_device *vdev = verbs_device_of(dev);
+    pthread_mutex_lock(&vdev->lock);
+    while (vdev->lingering) pthread_cond_wait(&vdev->left, &vdev->lock);
+    pthread_mutex_unlock(&vdev->lock);
+    device_free(vdev);
 }
 
 static void device_query(struct exsi_device *dev, struct exsi_caps *out)

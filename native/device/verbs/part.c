@@ -193,14 +193,19 @@ fail_channel:
     return rc;
 }
 
+/* Deaf from now on; what is left goes with the last queue pair. */
 static void seat_close(struct verbs_seat *seat)
 {
     if (!seat->channel) return;
     verbs_async_seat_close(seat);
-    exsi_list_for_safe (cq, &seat->cqs, struct verbs_cq, node) cq_free(cq);
     exsi_poller_del(seat->part->poller, &seat->watch);
+}
+
+static void seat_free(struct verbs_seat *seat)
+{
+    if (!seat->channel) return;
+    exsi_list_for_safe (cq, &seat->cqs, struct verbs_cq, node) cq_free(cq);
     seat->part->lib->ibv_destroy_comp_channel(seat->channel);
-    seat->channel = NULL;
 }
 
 /* --- the part ------------------------------------------------------------------------------------------------- */
@@ -248,6 +253,13 @@ void verbs_part_close(struct exsi_part *epart)
     verbs_cm_part_close(part);
     for (int i = 0; i < VERBS_MAX_ADAPTERS; i++) seat_close(&part->seats[i]);
     verbs_async_part_close(part);
+    verbs_dial_linger(part);
+}
+
+void verbs_part_free(struct verbs_part *part)
+{
+    verbs_cm_part_free(part);
+    for (int i = 0; i < VERBS_MAX_ADAPTERS; i++) seat_free(&part->seats[i]);
     free(part->slots);
     free(part->generations);
     free(part);

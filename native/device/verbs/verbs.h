@@ -136,6 +136,9 @@ struct verbs_device {
     /* What an adapter's event may name; others of this process use the same ibv_context.  Under lock. */
     struct exsi_list qps; /* verbs_qp.device_node */
     struct exsi_list cqs; /* verbs_cq.device_node */
+    /* cm_dial.c: closed parts whose last ids the kernel does not give back yet.  Under lock. */
+    uint32_t lingering;
+    pthread_cond_t left;
     /* Grows only; entry before count (release), count before entry (acquire). */
     struct verbs_adapter *adapters[VERBS_MAX_ADAPTERS];
     atomic_int n_adapters;
@@ -314,6 +317,8 @@ void verbs_slot_drop(struct verbs_qp *qp);
 /* Table entries. */
 int verbs_part_open(struct exsi_device *dev, struct exsi_poller *poller, struct exsi_part **out);
 void verbs_part_close(struct exsi_part *part);
+/* The rest of a closed part, once none of its ids is left; without its group, which may be gone. */
+void verbs_part_free(struct verbs_part *part);
 int verbs_part_progress(struct exsi_part *part);
 void verbs_part_doorbell(struct exsi_part *part, bool asleep);
 int verbs_poll_cq(struct exsi_part *part, struct exsi_wc *wc, int max);
@@ -509,9 +514,13 @@ bool verbs_id_orphan(struct verbs_id *id);
 void verbs_id_heard(struct verbs_id *id);
 void verbs_id_names(const struct verbs_id *id, union exsi_addr *local, union exsi_addr *peer);
 
-/* The part's event channel; called by part_open and part_close (which has destroyed the queue pairs before). */
+/* The part's event channel; called by part_open, by part_close (which has destroyed the queue pairs before; ids that
+ * the kernel keeps stay in part->ids), and by part_free. */
 EXSI_MUST_CHECK int verbs_cm_part_open(struct verbs_part *part);
 void verbs_cm_part_close(struct verbs_part *part);
+void verbs_cm_part_free(struct verbs_part *part);
+/* part_free, as soon as the kernel gives those ids back: now if there are none, else in a thread. */
+void verbs_dial_linger(struct verbs_part *part);
 int verbs_cm_poll(struct exsi_part *part, struct exsi_cm_event *ev);
 int verbs_cm_listen(struct exsi_part *part, const union exsi_addr *addr, int backlog, const struct exsi_cm_options *opt,
                     void *user, struct exsi_cm_id **out, union exsi_addr *bound);
