@@ -128,6 +128,7 @@ def test_clc_messages_may_be_cut_at_every_byte(join: bool) -> None:
         assert {c.state for c in calls} == {State.OPEN}
 
 
+@pytest.mark.smcr(95)
 @pytest.mark.parametrize("join", [False, True])
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EHOSTUNREACH, errno.EIO])
