@@ -221,12 +221,16 @@ class ShmLink(Judged):
             self.wake()
 
     def wake(self) -> None:
+        timeout = self.unix.gettimeout()
+        self.unix.settimeout(0)  # MSG_DONTWAIT alone: Python would wait
         try:
-            self.unix.send(Message(WAKE).encode(), socket.MSG_DONTWAIT)
+            self.unix.send(Message(WAKE).encode())
         except BlockingIOError:
             pass  # what lies there wakes as well
         except ConnectionError:
             self.dead = True
+        finally:
+            self.unix.settimeout(timeout)
 
     def into_ring(self, data: bytes) -> None:
         s = self.segment

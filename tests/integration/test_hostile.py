@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+import ground
 import pytest
 import rawpeer as rp
 import rawwire as rw
@@ -169,6 +170,22 @@ def test_credits_overrun(stream: Victim, link: str) -> None:
     s = stage(stream, fd, agreed, active=False)
     say_often(s, 700, rw.ACK)
     judge(s, errno.EPROTO)
+
+
+if not ground.VERBS:
+
+    @pytest.mark.parametrize("link", LINKS)
+    def test_receive_queue_exhausted(stream: Victim, link: str) -> None:
+        """More messages than receives are posted, to a program that does nothing meanwhile: none is lost in silence."""
+        fd, agreed = stream.accept(lambda to: LINKS[link].connect(to, Hello(credits=8)))
+        s = stage(stream, fd, agreed, active=False)
+
+        def flood(s: Scene) -> None:
+            for _ in range(200):
+                s.say(rw.ACK)
+
+        as_far_as_it_goes(flood, s)
+        judge(s, errno.EPROTO)
 
 
 @pytest.mark.parametrize("link", LINKS)
