@@ -9,8 +9,10 @@ Invariant: an answer is what stood in the peer's segment, never a guess.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import socket
 import threading
 from pathlib import Path
@@ -27,6 +29,10 @@ OPTION = b"\xfe\x06\xe2\xd4\xc3\xd9"
 SO_COOKIE = 57
 TCP_SAVE_SYN, TCP_SAVED_SYN = 27, 28
 SYN_MOST = 512
+
+CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12}
+CAP_SYS_ADMIN = 21
+"""Holds the other two as well."""
 
 _lock = threading.Lock()
 _owner = 0  # the process that tried: a fork has the descriptors, but is another owner of sockets
@@ -71,12 +77,27 @@ def _attach() -> OptionProgram | None:
             _why = ""
         except OSError as error:
             _why = error.strerror or str(error)
+            if error.errno == errno.EPERM and (missing := lacking(Path("/proc/thread-self/status").read_text())):
+                _why += f", and this process lacks {' and '.join(missing)}"
             log.warning(
                 "smc: every connection will be plain TCP, since the TCP option of SMC cannot be set: %s; "
                 "Options(smc_option='assume') does without it, for peers that are known to speak SMC",
                 _why,
             )
         return _program
+
+
+def lacking(status: str) -> list[str]:
+    """Names of the capabilities that a thread would need and has not.
+
+    Args:
+        status: Text of its ``/proc/thread-self/status``.
+    """
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    held = int(found[1], 16) if found else 0
+    if held >> CAP_SYS_ADMIN & 1:
+        return []
+    return [name for name, bit in CAPABILITIES.items() if not held >> bit & 1]
 
 
 def _leave_to_parent() -> None:

@@ -129,7 +129,22 @@ def test_without_the_capability_one_warning_names_it() -> None:
     first, last = done.stdout.splitlines()
     assert "CAP_BPF and CAP_NET_ADMIN" in first
     assert "assume" in first
-    assert "CAP_BPF" in last
+    assert last.endswith("this process lacks CAP_BPF")
+
+
+@pytest.mark.parametrize(
+    ("held", "missing"),
+    [
+        (0, ["CAP_BPF", "CAP_NET_ADMIN"]),
+        (1 << 39, ["CAP_NET_ADMIN"]),
+        (1 << 12, ["CAP_BPF"]),
+        (1 << 39 | 1 << 12, []),
+        (1 << 21, []),
+    ],
+)
+def test_the_missing_capability_is_named(held: int, missing: list[str]) -> None:
+    status = f"CapInh:\t{0:016x}\nCapPrm:\t{(1 << 41) - 1:016x}\nCapEff:\t{held:016x}\nCapBnd:\t{0:016x}\n"
+    assert option.lacking(status) == missing
 
 
 def test_the_folder_of_the_group() -> None:
