@@ -14,10 +14,15 @@ from pathlib import Path
 
 import ground
 import pytest
+from hypothesis import HealthCheck, settings
 
 from exs import _config
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How fast an example is made or runs is no property of ours, and this machine may be busy.
+settings.register_profile("exs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("exs")
 
 Setenv = Callable[..., None]
 

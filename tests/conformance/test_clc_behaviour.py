@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import smc_messages as make
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from smc_pair import EID, Call, Fault, Host, World, alone, connect, pair
 
@@ -418,7 +418,6 @@ def test_095_a_decline_seconds_after_confirm_leads_to_tcp(seconds: float) -> Non
 @pytest.mark.smcr(97)
 @pytest.mark.parametrize("role", ["client", "server"])
 @given(st.data())
-@settings(deadline=None)
 def test_097_noise_on_tcp_ends_a_handshake_and_nothing_else(role: str, data: st.DataObject) -> None:
     names = ["clc-proposal-v2only-linux61", "clc-accept-v2-first", "clc-confirm-v2-first-1gid", "clc-decline-v2-nodev"]
     world, call, _ = alone(role)

@@ -322,7 +322,7 @@ def test_065_a_server_sends_the_request_back() -> None:
         st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 90), st.binary(max_size=90)), max_size=12
     )
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_066_noise_on_a_link_is_ignored_or_answered(noise: list[tuple[int, int, int, bytes]]) -> None:
     world, one, two, _ = linked()
     for kind, flags, length, rest in noise:

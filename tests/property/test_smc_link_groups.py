@@ -302,4 +302,4 @@ class Groups(RuleBasedStateMachine):
 
 
 TestGroups = Groups.TestCase
-TestGroups.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestGroups.settings = settings(max_examples=25, stateful_step_count=30)

@@ -164,7 +164,7 @@ def test_any_native_call_may_fail(join: bool, side: int, number: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_messages_may_be_late_or_doubled(data: st.DataObject) -> None:
     fault = st.builds(
         Fault, delay=st.sampled_from([0, 0, 0.01, 0.3, 1.0]), doubled=st.booleans(), cut=st.integers(0, 9)
