@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 from digests import BLAKE, digest_of
 
 from exs.cli.transfer import leftovers, paths, protocol
+from exs.cli.transfer.link import ExsLink
 from exs.cli.transfer.paths import Root, printable, split_path
 from exs.cli.transfer.protocol import (
     Entry,
@@ -326,3 +329,36 @@ def test_frames_out_of_order_are_violations_and_leave_nothing(receiving, stream)
         feed(receiver, stream)
     receiver.close(TransferError(errno.EPROTO, "violation"))
     assert os.listdir(where) == []
+
+
+# --- parts of a file to send ------------------------------------------------------------------------------------
+
+
+class Carrier:
+    """As much of a socket as says which device it is on."""
+
+    path = ""
+
+    def __init__(self, device):
+        self.device = SimpleNamespace(name=device)
+
+
+@pytest.mark.parametrize("device", ["soft", "verbs"])
+async def test_a_file_is_sent_from_its_mapping_only_where_that_need_not_be_pinned(tmp_path, device):
+    (tmp_path / "f").write_bytes(bytes(range(200)))
+    with open(tmp_path / "f", "r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        async with ExsLink(Carrier(device), None, None).window(file.fileno(), mapping) as window:
+            part = await window.part(50, 150)
+            seen = part.view if device == "soft" else part
+            assert seen == bytes(range(50, 150))
+            file.write(b"!" * 200)
+            file.flush()
+            assert (seen == b"!" * 100) == (device == "soft")
+            del part, seen
+            if device == "verbs":
+                file.truncate(100)
+                with pytest.raises(TransferError) as refused:
+                    await window.part(50, 150)
+                assert refused.value.errno == errno.ESTALE
+        mapping.close()

@@ -8,6 +8,7 @@ pipe full: a send queue, a receive queue over a pool of registered slabs, and a 
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,14 +30,50 @@ HOLD_US = 20_000
 copied: the receiver is a moment behind whenever it writes to the disk."""
 SLABS = 16
 SENDS = 8
+CHANGED = TransferError(errno.ESTALE, "the file changed while it was being sent")
 
 
 class Window(Protocol):
-    """Memory that can be sent in slices without a copy."""
+    """A file that can be sent in parts."""
 
-    def __getitem__(self, part: slice, /) -> Buffer:
-        """A slice, by offsets in bytes."""
+    async def part(self, start: int, stop: int) -> Buffer:
+        """What lies between two offsets in bytes."""
         ...
+
+
+class _Mapped:
+    """Parts of a mapping, without a copy."""
+
+    def __init__(self, memory: exs.MemoryRegion | memoryview) -> None:
+        self._memory = memory
+
+    async def part(self, start: int, stop: int) -> Buffer:
+        return self._memory[start:stop]
+
+
+class _Read:
+    """Parts that are read.
+
+    Cards want memory that is pinned, for which a file may be too large, and kernels before 6.2 do not pin a shared
+    mapping that may only be read.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def part(self, start: int, stop: int) -> Buffer:
+        return await trio.to_thread.run_sync(self._read, start, stop)
+
+    def _read(self, start: int, stop: int) -> Buffer:
+        data = bytearray(stop - start)
+        got = 0
+        with memoryview(data) as room:
+            while got < len(data):
+                more = os.preadv(self._fd, [room[got:]], start + got)
+                if more == 0:
+                    raise CHANGED
+                got += more
+        return data
 
 
 class Link(Protocol):
@@ -62,8 +99,8 @@ class Link(Protocol):
         """What has arrived, valid until the next call; empty at the end of the stream."""
         ...
 
-    def window(self, mapping: mmap.mmap) -> AbstractAsyncContextManager[Window]:
-        """A mapped file to send slices of; nothing of it is in use when the block is left."""
+    def window(self, fd: int, mapping: mmap.mmap) -> AbstractAsyncContextManager[Window]:
+        """An open file and its mapping, to send parts of; nothing of it is in use when the block is left."""
         ...
 
 
@@ -99,11 +136,14 @@ class ExsLink:
         return [chunk.view for chunk in await self._receives.get_many(SLABS)]
 
     @asynccontextmanager
-    async def window(self, mapping: mmap.mmap) -> AsyncGenerator[Window]:
-        """A mapped file to send slices of."""
+    async def window(self, fd: int, mapping: mmap.mmap) -> AsyncGenerator[Window]:
+        """A file to send parts of."""
+        if self.device != "soft":
+            yield _Read(fd)
+            return
         # Leaving the region waits for the sends that use it, so the mapping can be closed behind it.
         async with exs.MemoryRegion(mapping, exs.Access.READ) as region:
-            yield region
+            yield _Mapped(region)
 
 
 @asynccontextmanager
@@ -141,10 +181,10 @@ class StreamLink:
         return [memoryview(data)] if data else []
 
     @asynccontextmanager
-    async def window(self, mapping: mmap.mmap) -> AsyncGenerator[Window]:
-        """A mapped file to send slices of."""
+    async def window(self, fd: int, mapping: mmap.mmap) -> AsyncGenerator[Window]:
+        """A file to send parts of."""
         with memoryview(mapping) as whole:
-            yield whole
+            yield _Mapped(whole)
 
 
 LINK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from exs.cli.transfer import protocol
+from exs.cli.transfer.link import CHANGED
 from exs.cli.transfer.protocol import (
     DATA_BYTES,
     SMALL_FILE,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from exs.cli.transfer.paths import OpenFile, Root
 
 _HASH_BYTES = 1 << 20
-_CHANGED = TransferError(errno.ESTALE, "the file changed while it was being sent")
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ def _read_small(file: OpenFile) -> bytes:
     # One byte more than expected, so that a file that grew is noticed.
     data = os.pread(file.fd, file.size + 1, 0)
     if len(data) != file.size:
-        raise _CHANGED
+        raise CHANGED
     file.check_unchanged()
     return data
 
@@ -125,7 +125,7 @@ def _hash_file(fd: int, size: int, digest: DigestKind, stop: threading.Event) ->
     while at < size and not stop.is_set():
         got = os.preadv(fd, [buffer[: size - at]], at)
         if got == 0:
-            raise _CHANGED
+            raise CHANGED
         hasher.update(buffer[:got])
         at += got
     return hasher.digest()
@@ -224,7 +224,7 @@ class Sender:
     ) -> TransferError | None:
         """Sends the contents; an error of the file is returned, since a nursery would wrap it."""
         try:
-            async with self._link.window(mapping) as window:
+            async with self._link.window(file.fd, mapping) as window:
                 await self._send_window(item, file, window)
         except TransferError as error:
             stop.set()
@@ -244,7 +244,7 @@ class Sender:
             if item.id in self.rejected:
                 raise TransferError(errno.ECANCELED, "the receiver gave up on the file")
             file.check_unchanged()
-            part = slice(at, min(at + DATA_BYTES, file.size))
-            length = part.stop - part.start
-            await self._send(protocol.encode_header(FrameType.DATA, length, item.id), window[part])
+            length = min(DATA_BYTES, file.size - at)
+            part = await window.part(at, at + length)
+            await self._send(protocol.encode_header(FrameType.DATA, length, item.id), part)
             self._advanced(length)

@@ -59,6 +59,12 @@ static int register_in(struct verbs_mr *mr, struct verbs_domain *domain, struct 
     if (error == EAGAIN || error == EPERM) error = ENOMEM;
     if (error == ENOMEM)
         tell_limit(vdev, domain->adapter->name, mem->len);
+    else if (error == EFAULT && !(mem->access & (EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE)))
+        exsi_log(
+            vdev->log, EXSI_LOG_WARNING, 0,
+            "verbs: %s cannot pin %zu bytes: kernels before 6.2 refuse a file that is mapped shared and only to be "
+            "read; map it private (mmap.ACCESS_COPY)",
+            domain->adapter->name, mem->len);
     else
         exsi_log(vdev->log, EXSI_LOG_WARNING, 0, "verbs: %s cannot register %zu bytes: %s", domain->adapter->name,
                  mem->len, strerror(error));
