@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Accept one connection and print what comes: the other side of 01_esapi_send.py.
 
-    python examples/02_esapi_receive.py [PORT]
+    python examples/02_esapi_receive.py [PORT [HOST]]
 
 It waits for its queue's descriptor with ``select``, as a program with an event loop of its own would.
 """
@@ -28,10 +28,10 @@ from exs.esapi import (
 )
 
 
-def main(port: int) -> None:
+def main(port: int = 0, host: str = "127.0.0.1") -> None:
     exs_init()
     listener = exs_socket(socket.AF_INET, socket.SOCK_STREAM)
-    exs_bind(listener, ("127.0.0.1", port))
+    exs_bind(listener, (host, port))
     exs_listen(listener)
     print(f"listening on port {exs_getsockname(listener)[1]}", flush=True)
     fd = exs_accept(listener, None, None)  # no queue: wait until there is one
@@ -55,4 +55,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:3])

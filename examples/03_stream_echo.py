@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """A server that sends back what it gets, and a client: streams, as trio knows them.
 
-python examples/03_stream_echo.py serve [PORT]       the server; says its port
-python examples/03_stream_echo.py HOST PORT WORDS    the client; says what came back
+python examples/03_stream_echo.py serve [PORT [HOST]]    the server; says its port
+python examples/03_stream_echo.py HOST PORT WORDS        the client; says what came back
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ async def echo(stream: exs.SocketStream) -> None:
         await stream.send_all(data)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int = 0, host: str = "127.0.0.1") -> None:
     async with trio.open_nursery() as nursery:
-        listeners = await exs.open_listeners(port, host="127.0.0.1")
+        listeners = await exs.open_listeners(port, host=host)
         print("listening on port", listeners[0].address[1], flush=True)
         nursery.start_soon(trio.serve_listeners, echo, listeners)
 
@@ -37,7 +37,7 @@ async def ask(host: str, port: int, words: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        trio.run(serve, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+        trio.run(serve, *map(int, sys.argv[2:3]), *sys.argv[3:4])
     elif len(sys.argv) > 3:
         trio.run(ask, sys.argv[1], int(sys.argv[2]), sys.argv[3:])
     else:

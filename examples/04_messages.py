@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Whole messages straight into registered memory: a server that adds up arrays of numbers.
 
-python examples/04_messages.py serve [PORT]      the server; says its port
-python examples/04_messages.py HOST PORT         the client; sends three arrays, says their sums
+python examples/04_messages.py serve [PORT [HOST]]    the server; says its port
+python examples/04_messages.py HOST PORT              the client; sends three arrays, says their sums
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ async def add_up(channel: exs.MessageChannel) -> None:
             pass
 
 
-async def serve(port: int) -> None:
-    listeners = await exs.open_message_listeners(port, host="127.0.0.1")
+async def serve(port: int = 0, host: str = "127.0.0.1") -> None:
+    listeners = await exs.open_message_listeners(port, host=host)
     print("listening on port", listeners[0].address[1], flush=True)
     await trio.serve_listeners(add_up, listeners)
 
@@ -43,7 +43,7 @@ async def ask(host: str, port: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        trio.run(serve, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+        trio.run(serve, *map(int, sys.argv[2:3]), *sys.argv[3:4])
     elif len(sys.argv) == 3:
         trio.run(ask, sys.argv[1], int(sys.argv[2]))
     else:

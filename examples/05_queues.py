@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Many transfers in flight from one task: a million small messages, and how many a second.
 
-    python examples/05_queues.py [MESSAGES]
+    python examples/05_queues.py [MESSAGES [HOST]]
 
 A queue takes a batch in one call and one checkpoint; with one `await` a message the event loop would be the limit.
 """
@@ -36,8 +36,8 @@ async def receive(sock: exs.Socket, messages: int) -> None:
                 got += len(await rx.get_many(256))  # views, valid until the next call
 
 
-async def main(messages: int) -> None:
-    (listener,) = await exs.open_message_listeners(0, host="127.0.0.1")
+async def main(messages: int = 1_000_000, host: str = "127.0.0.1") -> None:
+    (listener,) = await exs.open_message_listeners(0, host=host)
     async with listener, trio.open_nursery() as nursery:
 
         async def serve() -> None:
@@ -45,7 +45,7 @@ async def main(messages: int) -> None:
                 await receive(channel.socket, messages)
 
         nursery.start_soon(serve)
-        async with await exs.open_message_channel("127.0.0.1", listener.address[1]) as channel:
+        async with await exs.open_message_channel(host, listener.address[1]) as channel:
             start = time.perf_counter()
             await send(channel.socket, messages)
             seconds = time.perf_counter() - start
@@ -53,4 +53,4 @@ async def main(messages: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    trio.run(main, *map(int, sys.argv[1:2]), *sys.argv[2:3])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Receive files into registered memory, many slabs ahead of the sender; 06_put_file.py is the other side.
 
-    python examples/07_serve_files.py DIRECTORY [PORT]
+    python examples/07_serve_files.py DIRECTORY [PORT [HOST]]
 
 ``exs serve`` is the tool for real use.
 """
@@ -68,7 +68,7 @@ async def contents(stream: exs.SocketStream, file: BinaryIO, size: int) -> bytes
     return hasher.digest()
 
 
-async def serve(directory: str, port: int) -> None:
+async def serve(directory: str, port: int, host: str = "127.0.0.1") -> None:
     async def handle(stream: exs.SocketStream) -> None:
         async with stream:
             try:
@@ -77,12 +77,15 @@ async def serve(directory: str, port: int) -> None:
                 print("refused:", error, file=sys.stderr)
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(exs.serve, handle, port, host="127.0.0.1"))
+        listeners = await nursery.start(partial(exs.serve, handle, port, host=host))
         print("listening on port", listeners[0].address[1], flush=True)
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 3:
-        sys.exit(__doc__)
-    directory, port = sys.argv[1:] + ["7475"][len(sys.argv) - 2 :]
-    trio.run(serve, directory, int(port))
+    match sys.argv[1:]:
+        case [directory]:
+            trio.run(serve, directory, 7475)
+        case [directory, port, *host]:
+            trio.run(serve, directory, int(port), *host)
+        case _:
+            sys.exit(__doc__)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """A file goes from one process into the other's memory by one `await sock.send`: mapped, never read, never copied.
 
-python examples/08_send_mmap.py receive FILE [PORT]    waits for a file; says its port
-python examples/08_send_mmap.py send FILE HOST PORT    sends it
+python examples/08_send_mmap.py receive FILE [PORT [HOST]]    waits for a file; says its port
+python examples/08_send_mmap.py send FILE HOST PORT           sends it
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import exs
 LENGTH = struct.Struct("<Q")
 
 
-async def receive(name: str, port: int) -> None:
+async def receive(name: str, port: int = 0, host: str = "127.0.0.1") -> None:
     async with exs.socket() as listener:
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
         listener.listen()
         print("listening on port", listener.getsockname()[1], flush=True)
         sock, _ = await exs.accept(listener)
@@ -44,7 +44,8 @@ async def send(name: str, host: str, port: int) -> None:
             length = file.seek(0, 2)
             await exs.send(sock, LENGTH.pack(length))
             if length:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                # Not ACCESS_READ: older kernels pin no shared mapping for a card that may only be read.
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
                     with exs.MemoryRegion(mapped, exs.Access.READ) as region:
                         await exs.send(sock, region)
             await exs.recv(sock, 1)
@@ -52,8 +53,8 @@ async def send(name: str, host: str, port: int) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["receive", name, *port]:
-            trio.run(receive, name, int(port[0]) if port else 0)
+        case ["receive", name, *rest]:
+            trio.run(receive, name, *map(int, rest[:1]), *rest[1:2])
         case ["send", name, host, port]:
             trio.run(send, name, host, int(port))
         case _:

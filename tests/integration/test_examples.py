@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ground import HOST, patient
+from ground import HOST, patient, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BOUND_S = patient(25)
+MESSAGES = scaled(20_500)
 
 
 def command(name: str, *arguments: object) -> list[str]:
@@ -60,26 +61,26 @@ def server(name: str, *arguments: object) -> Iterator[tuple[subprocess.Popen[str
 
 
 def test_stream_echo() -> None:
-    with server("03_stream_echo.py", "serve") as (_, port):
+    with server("03_stream_echo.py", "serve", 0, HOST) as (_, port):
         for words in (["hello"], ["and", "again"]):
             assert run("03_stream_echo.py", HOST, port, *words).startswith(" ".join(words) + "\nover ")
 
 
 def test_messages() -> None:
-    with server("04_messages.py", "serve") as (_, port):
+    with server("04_messages.py", "serve", 0, HOST) as (_, port):
         sums = [sum(range(0, 10_000 * step, step)) for step in (1, 2, 3)]
         assert run("04_messages.py", HOST, port) == "".join(f"{s}\n" for s in sums)
 
 
 def test_queues() -> None:
-    assert run("05_queues.py", 20_500).startswith("20500 messages of 64 bytes in ")
+    assert run("05_queues.py", MESSAGES, HOST).startswith(f"{MESSAGES} messages of 64 bytes in ")
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5_000_001])
 def test_send_mmap(tmp_path: Path, nbytes: int) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(random.Random(1).randbytes(nbytes))
-    with server("08_send_mmap.py", "receive", target) as (receiver, port):
+    with server("08_send_mmap.py", "receive", target, 0, HOST) as (receiver, port):
         run("08_send_mmap.py", "send", source, HOST, port)
         said, errors = receiver.communicate(timeout=BOUND_S)
         assert said.startswith(f"{nbytes} bytes; ")

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = Path(exs.__file__).parent
 
 Command = list[str]
+HOST_OF = {"python": [HOST], "c": []}  # the program in C has no choice
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_send_and_receive(
     sender: str, receiver: str, request: pytest.FixtureRequest, children: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     server = subprocess.Popen(
-        [*command(receiver, "receive", request), "0"],
+        [*command(receiver, "receive", request), "0", *HOST_OF[receiver]],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
