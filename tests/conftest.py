@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ground
+import preloaded
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -37,6 +38,13 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _config.environment.cache_clear()
     yield
     _config.environment.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes() -> Iterator[None]:
+    """On an emulated machine, most of a test with a process would be the start of Python."""
+    with preloaded.processes() if ground.SMALL else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 PORT = 7
@@ -194,4 +195,8 @@ def run(command: Sequence[str], timeout: float = 60.0, **env: str) -> str:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+    import preloaded
+
+    with preloaded.processes():
+        serve(sys.argv[1])
