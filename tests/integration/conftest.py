@@ -41,12 +41,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("path", PATHS, ids=[ground.name_of(path) for path in PATHS])
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    about_soft = [item for item in items if ground.VERBS and ground.is_about_soft(item.nodeid)]
-    if about_soft:
-        config.hook.pytest_deselected(items=about_soft)
-        items[:] = [item for item in items if item not in about_soft]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if ground.VERBS and (what := ground.about_soft(item.nodeid)):
+            item.add_marker(pytest.mark.skip(reason=ground.ABOUT_SOFT_SKIP + what))
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _bounded(item.obj)
 

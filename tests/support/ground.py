@@ -37,29 +37,37 @@ HOST, HOST6 = {
 if VERBS:
     os.environ["EXS_DEVICE"] = "verbs"  # also of the processes that tests start
 
-# Tests of the soft device itself: its wire, its shared memory, its sockets.  The rest runs on every device.
-ABOUT_SOFT = (
-    "test_hostile_iwarp",
-    "test_hostile_rendezvous",
-    "test_hostile_setup",
-    "test_hostile_shm",
-    "test_wire_iwarp",
-    "test_tshark",
-    "test_proxy",
-    "test_hosts",
-    "test_limits",
-    "test_memory_budget",
-    "test_readme",
-    "test_c_program",
-    "test_send_and_receive",  # programs in C take no device from the environment
-    "test_a_forced_path_that_is_not_available_is_refused",
-    "test_mapped_file_truncated",  # pinned pages stay
-)
+_BYTES, _SHARED, _PROGRAM = "bytes on a TCP connection", "shared memory of two processes", "a program of soft's own"
+# Tests of the soft device itself, by file or name, and what of it they are about.  The rest runs on every device.
+ABOUT_SOFT = {
+    "test_hostile_iwarp": _BYTES,
+    "test_hostile_setup": _BYTES,
+    "test_wire_iwarp": _BYTES,
+    "test_tshark": _BYTES,
+    "test_proxy": _BYTES,
+    "test_a_connection_that_waits_is_taken_when_there_are_descriptors": _BYTES,
+    "test_hostile_rendezvous": _SHARED,
+    "test_hostile_shm": _SHARED,
+    "test_a_forced_path_that_is_not_available_is_refused": _SHARED,
+    "test_mapped_file_truncated": "a file under it may be cut, and pinned pages stay",
+    "test_hosts": "network namespaces, which RDMA devices are not in",
+    "test_readme": _PROGRAM,
+    "test_bench": _PROGRAM,
+    "test_the_demo_in_small": _PROGRAM,
+    # Programs in C take no device from the environment.
+    "test_c_program": _PROGRAM,
+    "test_send_and_receive[python-c]": _PROGRAM,
+    "test_send_and_receive[c-python]": _PROGRAM,
+    "test_send_and_receive[c-c]": _PROGRAM,
+}
+ABOUT_SOFT_SKIP = "about soft: "
+"""How the reason of a skip begins; the lab's verdict knows it."""
 
 
-def is_about_soft(test: str) -> bool:
-    """Whether a test of that name can run on soft only."""
-    return any(f"/{name}" in test or f"::{name}" in test for name in ABOUT_SOFT)
+def about_soft(test: str) -> str | None:
+    """What of the soft device a test of that name is about; None if it runs on every device."""
+    found = (what for name, what in ABOUT_SOFT.items() if f"/{name}" in test or f"::{name}" in test)
+    return next(found, None)
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
+import ground
 import guest
 import initramfs
 import kernel
@@ -69,6 +71,22 @@ def test_releases_and_packages_are_read() -> None:
     assert packages.installed("kmod installed\nperftest not-installed\nhalf half-installed\n") == {"kmod"}
 
 
+def test_what_is_about_soft_is_skipped_for_a_reason_that_the_verdict_knows() -> None:
+    assert any(re.search(allowed, f"{ground.ABOUT_SOFT_SKIP}anything") for allowed in suites.ALLOWED_SKIPS)
+    assert ground.about_soft("tests/integration/test_proxy.py::test_a_proxy_that_does_nothing")
+    assert ground.about_soft("tests/integration/test_faults.py::test_mapped_file_truncated[x]")
+    assert ground.about_soft("tests/integration/test_streams.py::test_anything[verbs-rxe-inline]") is None
+
+
+@pytest.mark.parametrize("name", ground.ABOUT_SOFT)
+def test_what_is_about_soft_is_there(name: str) -> None:
+    integration = kernel.ROOT / "tests" / "integration"
+    function = name.partition("[")[0]
+    assert (integration / f"{name}.py").exists() or any(
+        f"def {function}" in file.read_text() for file in integration.glob("test_*.py")
+    )
+
+
 SUITE = suites.Suite("s", "soft/tcp", [], least=2)
 GOOD = "<testcase name='a'/><testcase name='b'/>"
 
@@ -87,6 +105,8 @@ GOOD = "<testcase name='a'/><testcase name='b'/>"
         (3, GOOD, True, False),
         (0, GOOD + "<testcase name='c'><skipped message='no huge pages'/></testcase>", False, True),
         (0, GOOD + "<testcase name='c'><skipped message='no mood'/></testcase>", False, False),
+        (0, GOOD + "<testcase name='c'><skipped message='about soft: its bytes'/></testcase>", False, True),
+        (0, GOOD + "<testcase name='c'><skipped message='no word about soft: x'/></testcase>", False, False),
         (0, None, False, False),
     ],
 )
