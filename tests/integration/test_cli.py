@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from ground import HOST, patient
+from ground import HOST, patient, shown
 
 from exs.cli import main
 from exs.cli.bench.driver import Measurement, PairSpec, open_pairs
 from exs.cli.common import Address, parse_address, size, table
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(patient(90))
 
 EXS = [sys.executable, "-m", "exs"]
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
@@ -120,7 +120,7 @@ def responder():
 
 def test_ping_measures_round_trips(responder, path):
     found = json.loads(run("ping", responder, "-c", "20", "-i", "0", "-s", "4K", "--path", path, "--json"))
-    assert (found["count"], found["bytes"], found["path"]) == (20, 4096, path)
+    assert (found["count"], found["bytes"], found["path"]) == (20, 4096, shown(path))
     assert 0 < found["min_us"] <= found["median_us"] <= found["p99_us"] <= found["max_us"]
 
 
@@ -177,7 +177,7 @@ def test_the_short_file_programs_move_a_file(tmp_path):
     source.write_bytes(os.urandom(3_000_000))
     (tmp_path / "there").mkdir()
     server = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "07_serve_files.py"), str(tmp_path / "there"), "0"],
+        [sys.executable, str(EXAMPLES / "07_serve_files.py"), str(tmp_path / "there"), "0", HOST],
         stdout=subprocess.PIPE,
         text=True,
     )

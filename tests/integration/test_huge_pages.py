@@ -73,8 +73,7 @@ def test_less_than_one_huge_page_or_more_than_there_are_come_in_small_ones(huge_
         assert free_pages() == huge_pages
 
 
-@pytest.mark.parametrize("way", ["shm-vm", "shm-ring", "tcp"])
-async def test_bytes_go_from_huge_pages_to_huge_pages(huge_pages: int, way: str) -> None:
+async def test_bytes_go_from_huge_pages_to_huge_pages(huge_pages: int, path: str) -> None:
     length = 3 * MIB + 5
     data = os.urandom(length)
     async with (
@@ -82,7 +81,7 @@ async def test_bytes_go_from_huge_pages_to_huge_pages(huge_pages: int, way: str)
         exs.MemoryRegion.allocate(length, huge_pages=True) as target,
     ):
         source.view[:] = data
-        a, b = await stream_pair(exs.Options(path=way))
+        a, b = await stream_pair(exs.Options(path=path))
         async with a, b:
             for _ in range(2):
                 target.view[:] = bytes(length)
@@ -93,7 +92,7 @@ async def test_bytes_go_from_huge_pages_to_huge_pages(huge_pages: int, way: str)
                 assert target.view == data
             received = b.socket.statistics()
             assert received.bytes_direct == 2 * length
-            if way == "shm-vm":
+            if path == "shm-vm":
                 assert received.bytes_mapped == 2 * length
                 assert received.bytes_copied == 0
     with trio.fail_after(10):  # the peer's mapping goes with the connection
