@@ -6,9 +6,11 @@
  *
  * Access: with memory windows a region is never open to peers, its windows are.  Without, its one key opens all of it.
  * Invariant: a private registration is in the lists of its region and of its domain; who takes it out frees it. */
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
 
 #include "device/verbs/verbs.h"
 
@@ -47,12 +49,22 @@ static void tell_limit(struct verbs_device *vdev, const char *adapter, size_t le
              adapter, len, (unsigned long long)limit.rlim_cur);
 }
 
+/* How many bytes to register: where pages are huge, whole ones, since libibverbs cannot keep a part of one from a child
+ * of fork (EINVAL).  What it is more belongs to the same region. */
+static size_t registered_len(const struct exsi_mem *mem)
+{
+    struct statfs fs;
+    if (mem->memfd < 0 || fstatfs(mem->memfd, &fs) < 0 || fs.f_type != HUGETLBFS_MAGIC) return mem->len;
+    size_t page = (size_t)fs.f_bsize;
+    return (mem->len + page - 1) / page * page;
+}
+
 static int register_in(struct verbs_mr *mr, struct verbs_domain *domain, struct ibv_mr **out)
 {
     const struct exsi_mem *mem = &mr->dmr.mem;
     struct verbs_device *vdev = mr->vdev;
     errno = 0;
-    *out = (vdev->lib.ibv_reg_mr)(domain->pd, mem->addr, mem->len, access_flags(mem, domain));
+    *out = (vdev->lib.ibv_reg_mr)(domain->pd, mem->addr, registered_len(mem), access_flags(mem, domain));
     if (*out) return 0;
     int error = errno ? errno : ENOMEM;
     /* What kernels say of the limit; EPERM if it is 0. */
