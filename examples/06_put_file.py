@@ -28,7 +28,8 @@ async def put(path: str, host: str, port: int) -> None:
         async with await exs.open_stream(host, port) as stream:
             await stream.send_all(HEADER.pack(len(name), size, digest) + name)
             if size:
-                with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapping:
+                # Not ACCESS_READ: older kernels pin no shared mapping for a card that may only be read.
+                with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapping:
                     # Registered once; the device then takes its bytes straight from the page cache.
                     async with exs.MemoryRegion(mapping, exs.Access.READ) as region:
                         async with stream.socket.send_queue(depth=8) as queue:
