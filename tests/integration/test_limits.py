@@ -7,14 +7,21 @@ documented error; whoever needs nothing new goes on, and all works again once th
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ground import patient
+from ground import VERBS, patient, scaled
 
-ALONE = '''
+RING = scaled(512 << 20, 128 << 20)
+"""More than there will be room for; an emulated machine pins even 128 MiB slowly."""
+# Where both ends are in the kernel's hands, the listener may be the one that has no descriptor left.
+NO_DESCRIPTOR = (errno.EMFILE, errno.ECONNREFUSED) if VERBS else (errno.EMFILE,)
+ALONE = (
+    f"RING, NO_DESCRIPTOR = {RING}, {NO_DESCRIPTOR}"
+    + '''
 import errno, os, resource, socket, sys
 sys.path[:0] = sys.argv[1].split(':')
 from exs import esapi, MemoryRegion
@@ -51,6 +58,7 @@ def use_up_descriptors():
 
     return hold, give_back
 '''
+)
 
 HERE = ":".join(str(Path(__file__).parent.parent / folder) for folder in ("integration", "support"))
 
@@ -96,10 +104,10 @@ fd = v.socket()
 try:
     esapi.exs_connect(fd, v.address, "connect", v.queue)
 except OSError as problem:
-    assert problem.errno == errno.EMFILE, problem
+    assert problem.errno in NO_DESCRIPTOR, problem
 else:
     v.posted("connect")
-    v.expect("connect", errno.EMFILE)
+    v.expect("connect", *NO_DESCRIPTOR)
 v.healthy()
 give_back()
 v.finish()
@@ -144,7 +152,7 @@ with open("/proc/self/statm") as f:
 resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20), resource.RLIM_INFINITY))
 refused(errno.ENOMEM, lambda: MemoryRegion.allocate(1 << 30))
 refused(errno.ENOMEM, lambda: exs.BufferPool(1 << 20, 1 << 12))
-os.environ["EXS_RING_BYTES"] = str(512 << 20)
+os.environ["EXS_RING_BYTES"] = str(RING)
 from exs import _config
 _config.environment.cache_clear()
 fd = v.socket()
@@ -160,7 +168,7 @@ v.finish()
 def test_listener_without_memory_refuses_and_lives(alone: Callable[[str], None]) -> None:
     alone(
         """
-os.environ["EXS_RING_BYTES"] = str(512 << 20)
+os.environ["EXS_RING_BYTES"] = str(RING)
 from exs import _config
 _config.environment.cache_clear()
 v = Victim(healthy=False)
