@@ -41,8 +41,8 @@ PAIR = ("pair", "inventory", "memlock", "native", "iwarp", "disasters", "device"
 """In this order: the last ones take links and devices away, and a guest does not always get over that."""
 
 SUITES = (
-    Suite("rxe", "verbs/rxe", VERBS, 455),
-    Suite("siw", "verbs/siw", VERBS, 452),
+    Suite("rxe", "verbs/rxe", VERBS, 455, minutes=14),
+    Suite("siw", "verbs/siw", VERBS, 452, minutes=14),
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
     Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 45, guests=2, minutes=20.0),
