@@ -15,6 +15,7 @@ import pytest
 from ground import HOST, patient, shown
 
 from exs.cli import main
+from exs.cli.bench import driver
 from exs.cli.bench.driver import Measurement, PairSpec, open_pairs
 from exs.cli.common import Address, parse_address, size, table
 
@@ -159,7 +160,8 @@ def test_bench_prints_a_table():
     assert len([line for line in text.splitlines() if line.startswith(("exs", "python"))]) == 2
 
 
-def test_round_trips_of_a_stream_cross_the_end_of_its_ring():
+def test_round_trips_of_a_stream_cross_the_end_of_its_ring(monkeypatch):
+    monkeypatch.setattr(driver, "START_SECONDS", patient(driver.START_SECONDS))
     peers = str(Path(__file__).resolve().parents[1] / "bench" / "peers.py")
     config = {"type": "stream", "host": HOST}
     for spec in (PairSpec("trio", "exs", config), PairSpec("ES-API", "esapi", {**config, "module": peers})):
