@@ -249,7 +249,10 @@ static bool hear_producer(struct smcr_flow *f, const struct exsi_smc_cdc *c)
     if (f->heard & (EXSI_SMC_SENDING_DONE | SMCR_FINAL)) return true;
     exsi_smc_advance(&f->came, by, size);
     if (f->at) exsi_count(f->at->stats, bytes_indirect, by);
-    if (c->producer_flags & EXSI_SMC_URGENT_PRESENT && by) f->urgent_left = smcr_arrived(f);
+    if (c->producer_flags & EXSI_SMC_URGENT_PRESENT) {
+        f->urgent_left = smcr_arrived(f);
+        f->urgent_passed |= !f->urgent_left;
+    }
     return true;
 }
 

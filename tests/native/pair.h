@@ -15,7 +15,9 @@
 #include "core/op.h"
 #include "tap.h"
 
-#define WAIT_NS    8000000000u
+#ifndef WAIT_NS
+#define WAIT_NS 8000000000u
+#endif
 #define MAX_EVENTS 512
 
 struct side {

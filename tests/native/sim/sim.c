@@ -328,6 +328,13 @@ static void release_key(struct sim_qp *qp)
     put_cq(qp->sim, &wc);
 }
 
+/* With nothing posted for it, it is tried again later. */
+static bool must_wait(const struct sim_qp *qp)
+{
+    if (!qp->sim->opt.waits || !qp->peer || qp->peer->rqf.len) return false;
+    return qp->sq[qp->sqf.head].op == EXSI_WR_SEND;
+}
+
 static bool step(struct sim *s, bool arrivals)
 {
     struct {
@@ -338,7 +345,8 @@ static bool step(struct sim *s, bool arrivals)
     for (int i = 0; i < QPS; i++) {
         struct sim_qp *qp = s->qps[i];
         if (!qp) continue;
-        if (arrivals && qp->flushed && (qp->peer || qp->ended) && !qp->aborted) can[n].qp = qp, can[n++].what = 0;
+        if (arrivals && qp->flushed && (qp->peer || qp->ended) && !qp->aborted && !must_wait(qp))
+            can[n].qp = qp, can[n++].what = 0;
         if (qp->sdonef.len) can[n].qp = qp, can[n++].what = 1;
         if (qp->rdonef.len) can[n].qp = qp, can[n++].what = 2;
         if (qp->idonef.len) can[n].qp = qp, can[n++].what = 3;

@@ -16,6 +16,7 @@ struct sim_options {
     bool immediate;         /* WRITE with immediate data */
     bool region_keys;       /* no keys per range */
     bool late_bind;         /* keys can be bound on linked queue pairs only */
+    bool waits;             /* a message waits for its receive, as on RoCE */
     uint32_t async_percent; /* of invalidations take their time */
     uint32_t max_keys;      /* bound at once per queue pair; 0: any number */
     uint64_t max_msg;
