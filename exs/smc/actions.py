@@ -59,6 +59,7 @@ class Listener(Protocol):
 
     def receive(self, event: Event, *, now: float) -> list[Action]:
         """Take one event and say what is to be done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,8 @@ class Client(Handshake):
 
     def expected(self) -> frozenset[int]:
         """A late ACCEPT, if none has come."""
-        late = {clc.ACCEPT} if self._proposed and self.remote is None else set()
-        return frozenset({clc.DECLINE} | late)
+        late = (clc.ACCEPT,) if self._proposed and self.remote is None else ()
+        return frozenset((clc.DECLINE, *late))
 
 
 def proposal(peer_id: bytes, local: Local) -> clc.Proposal:

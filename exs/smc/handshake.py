@@ -155,9 +155,8 @@ class Handshake:
                 if isinstance(action, a.NewConnection) and self.slot is not None:
                     self.slot.made = False
                 raise Refusal(code_for(action, number))
-        if self._lost(event):
-            return Input.GROUP_LOST
-        match event:
+            case _ if self._lost(event):
+                return Input.GROUP_LOST
             case a.ClcReceived(message):
                 return self.classify_clc(message, now)
             case a.Timeout():
@@ -166,7 +165,8 @@ class Handshake:
                 return Input.LINK_CONFIRMED if message.no_eyecatchers else Input.EYECATCHERS
             case a.RkeyAnswer(accepted):
                 return Input.RKEY_ACCEPTED if accepted else Input.RKEY_REFUSED
-        return _PLAIN[type(event)]
+            case _:
+                return _PLAIN[type(event)]
 
     def _lost(self, event: a.Event) -> bool:
         """The group has ended behind our back: whatever would be the next step of success is none."""
@@ -274,8 +274,8 @@ class Handshake:
         """Go on in TCP, with what was read."""
         payload = event.data if isinstance(event, a.NotClc | a.Eof) else b""
         # After silence the PROPOSAL may still come, and then the DECLINE of a client that had no ACCEPT.
-        late = frozenset({clc.PROPOSAL, clc.DECLINE}) if isinstance(event, a.Timeout) else frozenset()
-        self._out.append(a.Fallback(0, by_peer=True, payload=payload, crossing=late))
+        late = (clc.PROPOSAL, clc.DECLINE) if isinstance(event, a.Timeout) else ()
+        self._out.append(a.Fallback(0, by_peer=True, payload=payload, crossing=frozenset(late)))
 
     def follow_decline(self, event: a.Event, now: float) -> None:
         """Go on in TCP, without an answer."""
@@ -309,11 +309,10 @@ class Handshake:
 
     def close_late(self, event: a.Event, now: float) -> None:
         """Close it again."""
-        match event:
-            case a.LinkMade(link):
-                self._out.append(a.CloseLink(link))
-            case a.RmbMade(rmb):
-                self._out.append(a.CloseRmb(rmb))
+        if isinstance(event, a.LinkMade):
+            self._out.append(a.CloseLink(event.link))
+        elif isinstance(event, a.RmbMade):
+            self._out.append(a.CloseRmb(event.rmb))
 
     # -- what a role fills in ---------------------------------------------------------------------------------------
 

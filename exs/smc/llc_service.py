@@ -141,8 +141,9 @@ def _classify(group: LinkGroup, message: llc.Message) -> LlcInput:
             if message.all_links:
                 return LlcInput.DELETE_LINK_ALL
             return LlcInput.DELETE_LINK_OURS if message.number == group.number else LlcInput.DELETE_LINK_UNKNOWN
-    kinds = _RESPONSES if message.response else _REQUESTS
-    return kinds.get(type(message), LlcInput.NOTHING)
+        case _:
+            kinds = _RESPONSES if message.response else _REQUESTS
+            return kinds.get(type(message), LlcInput.NOTHING)
 
 
 # -- steps: each says what it does, for the page that is made of the tables -----------------------------------------

@@ -135,7 +135,7 @@ class Flows:
     each other, so there is one queue for all.  The peer's own requests are answered at once and never wait here.
     """
 
-    _queue: deque[Flow] = field(default_factory=deque)
+    _queue: deque[Flow] = field(default_factory=lambda: deque[Flow]())
     current: Flow | None = None
     deadline: float | None = None
     """When the answer to the current one is overdue."""

@@ -185,8 +185,8 @@ class Server(Handshake):
 
     def expected(self) -> frozenset[int]:
         """A CONFIRM, if ACCEPT was sent and none has come."""
-        late = {clc.CONFIRM} if self._accepted and self.remote is None else set()
-        return frozenset({clc.DECLINE} | late)
+        late = (clc.CONFIRM,) if self._accepted and self.remote is None else ()
+        return frozenset((clc.DECLINE, *late))
 
 
 STATES = (

@@ -139,4 +139,5 @@ def code_for(action: a.Action, number: int) -> int:
             return clc.DECLINE_REGISTRATION
         case a.SendLlc():
             return clc.DECLINE_NO_LINK
-    return clc.DECLINE_INTERNAL
+        case _:
+            return clc.DECLINE_INTERNAL
