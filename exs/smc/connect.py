@@ -122,7 +122,7 @@ class Call:
                 data = await tcp.recv(self._reader.missing)
             except OSError:
                 data = b""
-            if self.machine.state in ENDS:
+            if self._end is not None:
                 self._late = data
                 return
             event = self._reader.feed(data) if data else self._reader.end()
@@ -160,7 +160,8 @@ class Call:
                 return FallbackStream(self._tcp, payload + self._reader.end().data + self._late, crossing, why)
             case a.Fail(error):
                 raise error
-        raise AssertionError(self._end)
+            case None:
+                raise AssertionError("a handshake ends in one of three ways")
 
 
 def local_facts(service: Service, tcp: _socket.socket, settings: Settings, peer: bytes = b"") -> Local:

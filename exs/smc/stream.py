@@ -239,9 +239,10 @@ class FallbackStream(SocketStream):
     async def _sift(self) -> bytes:
         """Receive until it is known whether a message of the peer crossed ours; payload, nothing at the end."""
         while True:
-            with trio.move_on_after(CROSSING_TIMEOUT if self._filter.held else float("inf")) as scope:
+            data = None
+            with trio.move_on_after(CROSSING_TIMEOUT if self._filter.held else float("inf")):
                 data = await self.tcp.receive_some(DEFAULT_RECEIVE_BYTES)
-            if scope.cancelled_caught:
+            if data is None:
                 return self._filter.end()
             found = self._filter.feed(bytes(data)) if data else self._filter.end()
             if found or not data:
