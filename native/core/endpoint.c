@@ -393,12 +393,18 @@ int exsi_ep_write_silent(struct exsi_endpoint *ep, uint64_t wr_id, const void *s
 
 int exsi_ep_key_bind(struct exsi_endpoint *ep, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey)
 {
-    return ep->qp ? ep->ops->key_bind(ep->qp, mr, addr, len, rkey) : -EPIPE;
+    if (!ep->qp) return -EPIPE;
+    EXSI_TRY(ep->ops->key_bind(ep->qp, mr, addr, len, rkey));
+    mark_dirty(ep);
+    return 0;
 }
 
 int exsi_ep_key_invalidate(struct exsi_endpoint *ep, uint32_t rkey, uint64_t wr_id)
 {
-    return ep->qp ? ep->ops->key_invalidate(ep->qp, rkey, wr_id) : 0;
+    if (!ep->qp) return 0;
+    int rc = ep->ops->key_invalidate(ep->qp, rkey, wr_id);
+    if (rc > 0) mark_dirty(ep);
+    return rc;
 }
 
 void exsi_group_flush(struct exsi_group *g)

@@ -257,7 +257,7 @@ struct exsi_device_ops {
     /* Start what was posted; posting alone may leave it lying.  Called once after a batch. */
     void (*qp_flush)(struct exsi_qp *qp);
     /* A key for [addr, addr + len) on this queue pair.  Valid for the peer once a SEND that was posted later has
-     * reached it.  -ENOTCONN: not before ESTABLISHED. */
+     * reached it.  -ENOTCONN: not before ESTABLISHED.  This and key_invalidate may wait for qp_flush, as posts do. */
     int (*key_bind)(struct exsi_qp *qp, struct exsi_dmr *mr, void *addr, size_t len, uint32_t *rkey);
     /* End a key.  0: ended, nothing lands any more; 1: it has when EXSI_WC_INVALIDATE with wr_id comes. */
     int (*key_invalidate)(struct exsi_qp *qp, uint32_t rkey, uint64_t wr_id);

@@ -18,8 +18,8 @@ static struct {
     int mrs, mws, cqs, pds;    /* alive */
     int last_access, fail_reg; /* of ibv_reg_mr */
     uint32_t next_key;
-    struct ibv_send_wr posted[16];
-    int n_posted;
+    struct ibv_send_wr posted[64];
+    int n_posted, post_calls;
     struct ibv_wc done[64];
     int n_done;
     int notified;
@@ -143,8 +143,9 @@ static int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 {
     (void)qp;
     (void)bad;
+    fake.post_calls++;
     for (; wr; wr = wr->next) {
-        must(fake.n_posted < 16);
+        must(fake.n_posted < 64);
         fake.posted[fake.n_posted++] = *wr;
     }
     return 0;
@@ -381,7 +382,8 @@ static void tear_down(struct fixture *f)
 struct fake_qp {
     struct verbs_qp qp;
     struct ibv_qp ib;
-    struct verbs_sent sent[32];
+    struct verbs_sent sent[64];
+    struct verbs_waiting waiting[VERBS_WAITING];
 };
 
 static void qp_init(struct fixture *f, struct fake_qp *q, uint32_t keys)
@@ -393,8 +395,9 @@ static void qp_init(struct fixture *f, struct fake_qp *q, uint32_t keys)
     q->qp.domain = &f->adapters[0].domain;
     q->qp.ibqp = &q->ib;
     q->qp.sent = q->sent;
-    q->qp.sent_cap = 32;
-    q->qp.attr.send_wr = 16;
+    q->qp.sent_cap = 64;
+    q->qp.waiting = q->waiting;
+    q->qp.attr.send_wr = 48;
     q->qp.port = 1;
     q->qp.up = true;
     exsi_list_init(&q->qp.part_node);

@@ -96,32 +96,116 @@ static void test_window_is_bound_to_the_range(void)
     qp_init(f, &q, 2);
     must(verbs_mr_reg(&f->vdev.dev, &mem, &dmr) == 0 && verbs_mr_reg(&f->vdev.dev, &closed, &closed_dmr) == 0);
     ok(verbs_key_bind(&q.qp.qp, dmr, buf + 10, 50, &a) == 0, "bound");
+    verbs_qp_flush(&q.qp.qp);
     const struct ibv_send_wr *wr = &fake.posted[0];
     ok(wr->opcode == IBV_WR_BIND_MW && wr->bind_mw.rkey == a && wr->bind_mw.bind_info.addr == (uintptr_t)buf + 10 &&
            wr->bind_mw.bind_info.length == 50,
        "for exactly the range");
     ok(wr->bind_mw.bind_info.mw_access_flags == IBV_ACCESS_REMOTE_WRITE && !(wr->send_flags & IBV_SEND_SIGNALED),
        "for writes only, without a completion");
-    ok((a & 0xff) == 0xff, "the key counts on");
+    ok((a & 0xff) == 0xff && wr->bind_mw.mw->rkey == a, "the key counts on");
     ok(verbs_key_bind(&q.qp.qp, dmr, buf, 101, &c) == -EINVAL, "a range outside of the region");
     ok(verbs_key_bind(&q.qp.qp, dmr, buf + 100, 0, &c) == -EINVAL, "no range");
     ok(verbs_key_bind(&q.qp.qp, closed_dmr, buf, 10, &c) == -EACCES, "a region that peers may not write");
     ok(verbs_key_bind(&q.qp.qp, dmr, buf, 10, &b) == 0 && b != a && fake.mws == 2, "a second key");
     ok(verbs_key_bind(&q.qp.qp, dmr, buf, 10, &c) == -EAGAIN, "no third one: wait for one that ends");
-    ok(verbs_key_invalidate(&q.qp.qp, a, 77) == 1 && fake.posted[2].opcode == IBV_WR_LOCAL_INV &&
-           fake.posted[2].invalidate_rkey == a && fake.posted[2].send_flags & IBV_SEND_SIGNALED,
-       "ended by a request whose completion tells");
+    ok(verbs_key_invalidate(&q.qp.qp, a, 77) == 1, "its end takes a request");
+    verbs_qp_flush(&q.qp.qp);
+    ok(fake.posted[2].opcode == IBV_WR_LOCAL_INV && fake.posted[2].invalidate_rkey == a &&
+           fake.posted[2].send_flags & IBV_SEND_SIGNALED,
+       "whose completion tells");
     ok(verbs_key_invalidate(&q.qp.qp, a, 78) == -EINVAL, "not ended twice");
     ok(verbs_key_bind(&q.qp.qp, dmr, buf, 10, &c) == -EAGAIN, "an ending window is not bound again");
     ok(verbs_key_ended(&q.qp, 0) == 77, "its end is told for the right request");
     ok(verbs_key_bind(&q.qp.qp, dmr, buf, 10, &c) == 0 && c == (a & ~0xffu),
        "then it is, and the key wraps in its byte");
+    ok(wr->bind_mw.mw->rkey == a, "for the provider it has its last key until the bind is handed over");
+    verbs_qp_flush(&q.qp.qp);
+    ok(wr->bind_mw.mw->rkey == c, "and then the new one");
     q.qp.up = false;
     ok(verbs_key_bind(&q.qp.qp, dmr, buf, 10, &c) == -ENOTCONN, "not before the connection is there");
     verbs_mr_dereg(&f->vdev.dev, closed_dmr);
     qp_fini(&q);
     ok(fake.mws == 0, "windows go with their queue pair");
     verbs_mr_dereg(&f->vdev.dev, dmr);
+    tear_down(f);
+}
+
+/* --- posting -------------------------------------------------------------------------------------------------------
+ */
+
+static struct exsi_send_wr a_send(void *data, uint32_t len)
+{
+    return (struct exsi_send_wr){.op = EXSI_WR_SEND, .flags = EXSI_WR_INLINE, .num_sge = 1, .sge = {{data, len, NULL}}};
+}
+
+static void test_what_is_posted_goes_out_in_one_call(void)
+{
+    struct fixture *f = set_up(true);
+    char buf[100];
+    uint32_t word = 1, key;
+    struct exsi_mem mem = memory(buf, sizeof buf, BOTH);
+    struct exsi_dmr *dmr;
+    struct fake_qp q;
+    qp_init(f, &q, 4);
+    must(verbs_mr_reg(&f->vdev.dev, &mem, &dmr) == 0);
+    struct exsi_send_wr wr = a_send(&word, sizeof word);
+    ok(verbs_key_bind(&q.qp.qp, dmr, buf, 10, &key) == 0 && verbs_qp_post_send(&q.qp.qp, &wr, 1) == 0, "two posts");
+    word = 2;
+    ok(fake.post_calls == 0, "nothing went out");
+    verbs_qp_flush(&q.qp.qp);
+    ok(fake.post_calls == 1 && fake.n_posted == 2 && fake.posted[0].opcode == IBV_WR_BIND_MW &&
+           fake.posted[1].opcode == IBV_WR_SEND,
+       "both in one call, in order");
+    uint32_t seen;
+    memcpy(&seen, (const void *)(uintptr_t)fake.posted[1].sg_list[0].addr, sizeof seen);
+    ok(seen == 1 && fake.posted[1].send_flags & IBV_SEND_INLINE, "with the bytes as they were when it was posted");
+    verbs_qp_flush(&q.qp.qp);
+    ok(fake.post_calls == 1, "nothing is handed over twice");
+    for (int i = 0; i < VERBS_WAITING + 1; i++) must(verbs_qp_post_send(&q.qp.qp, &wr, 1) == 0);
+    ok(fake.post_calls == 2 && fake.n_posted == 2 + VERBS_WAITING, "many are handed over when no more can wait");
+    verbs_qp_down(&q.qp, ECONNABORTED);
+    ok(fake.post_calls == 3, "what waits goes out before the end");
+    ok(verbs_qp_post_send(&q.qp.qp, &wr, 1) == 0, "behind it a post is taken");
+    verbs_qp_flush(&q.qp.qp);
+    ok(fake.post_calls == 3, "and comes back without going out");
+    exsi_list_unlink(&q.qp.down_node);
+    qp_fini(&q);
+    verbs_mr_dereg(&f->vdev.dev, dmr);
+    tear_down(f);
+}
+
+static void test_short_writes_travel_in_the_request(void)
+{
+    struct fixture *f = set_up(true);
+    static const struct {
+        uint32_t len;
+        bool fragile, read, inlined;
+        const char *what;
+    } cases[] = {{VERBS_INLINE, false, false, true, "a short WRITE"},
+                 {VERBS_INLINE + 1, false, false, false, "a longer one is fetched"},
+                 {8, true, false, false, "memory that may go away is left to the adapter"},
+                 {8, false, true, false, "a READ carries nothing"}};
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char buf[100];
+        struct exsi_mem mem = memory(buf, sizeof buf, BOTH);
+        struct exsi_dmr *dmr;
+        struct fake_qp q;
+        mem.fragile = cases[i].fragile;
+        f->adapters[0].max_msg = 1 << 20;
+        fake.n_posted = 0;
+        qp_init(f, &q, 0);
+        must(verbs_mr_reg(&f->vdev.dev, &mem, &dmr) == 0);
+        struct exsi_send_wr wr = {
+            .op = cases[i].read ? EXSI_WR_READ : EXSI_WR_WRITE, .num_sge = 1, .sge = {{buf, cases[i].len, dmr}}};
+        must(verbs_qp_post_send(&q.qp.qp, &wr, 1) == 0);
+        verbs_qp_flush(&q.qp.qp);
+        ok(!(fake.posted[0].send_flags & IBV_SEND_INLINE) == !cases[i].inlined &&
+               fake.posted[0].sg_list[0].addr == (uintptr_t)buf,
+           "%s", cases[i].what);
+        qp_fini(&q);
+        verbs_mr_dereg(&f->vdev.dev, dmr);
+    }
     tear_down(f);
 }
 
@@ -387,6 +471,8 @@ int main(void)
     test_private_domain_exposes_only_the_ring();
     test_limit_of_locked_memory_is_named();
     test_window_is_bound_to_the_range();
+    test_what_is_posted_goes_out_in_one_call();
+    test_short_writes_travel_in_the_request();
     test_without_windows_the_key_is_the_regions();
     test_events_strike_the_queue_pair_that_they_name();
     test_address_that_goes_ends_its_connections();

@@ -84,6 +84,7 @@ static void test_sizes(struct pair *p)
         ok(told && memcmp(in.at, out.at, len) == 0, "WRITE of %u bytes, and its notice", len);
         ok(p->b.wc[p->b.n_wc - 1].wr_id == i && p->b.wc[p->b.n_wc - 1].op == EXSI_WC_WRITE, "only the WRITE is told");
         int rc = ops->key_invalidate(p->a.qp, rkey, 1000 + i);
+        ops->qp_flush(p->a.qp);
         must(rc == 0 || (rc == 1 && pair_until(p, p->a.wc[p->a.n_wc - 1].op == EXSI_WC_INVALIDATE)));
     }
     end_both(p);
@@ -255,6 +256,7 @@ static void test_dead_key(struct pair *p)
     mem_fill(&m, 1);
     if (info.key_per_range) {
         int rc = ops->key_invalidate(p->a.qp, rkey, 1);
+        ops->qp_flush(p->a.qp);
         must(rc == 1 && pair_until(p, p->a.wc[p->a.n_wc - 1].op == EXSI_WC_INVALIDATE));
     } else {
         rkey ^= 0x5500;

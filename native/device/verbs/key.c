@@ -79,8 +79,7 @@ int verbs_key_bind(struct exsi_qp *eqp, struct exsi_dmr *dmr, void *addr, size_t
         give_back(&qp->keys, index);
         return rc;
     }
-    /* Providers name the window by its last key, and leave it to the caller to remember that. */
-    key->rkey = key->mw->rkey = wr.bind_mw.rkey;
+    key->rkey = wr.bind_mw.rkey;
     key->state = VERBS_KEY_BOUND;
     *rkey = key->rkey;
     return 0;

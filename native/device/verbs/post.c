@@ -6,6 +6,9 @@
  * ones before it say nothing.  Invariant: sent_len <= sent_cap, which is the depth of the hardware's queue, and
  * sent_user <= attr.send_wr, so the device's own requests always find room.
  *
+ * What is posted waits until the flush, and goes to the hardware as one chain: for soft-RoCE and soft-iWARP each call
+ * is a system call that costs as much as what it does.
+ *
  * A flush is never told by itself: what was posted stays in these rings and is given back by qp.c, behind
  * the reason. */
 #include <arpa/inet.h>
@@ -31,27 +34,38 @@ static void sent_push(struct verbs_qp *qp, const struct verbs_sent *sent, bool q
     qp->sent_quiet = quiet ? qp->sent_quiet + 1 : 0;
 }
 
-struct chain {
-    struct ibv_send_wr wr[POST_MAX];
-    struct ibv_sge sge[POST_MAX][EXSI_MAX_SGE];
-    struct verbs_sent sent[POST_MAX];
-};
-
-static int fill_pieces(struct verbs_qp *qp, const struct exsi_send_wr *in, struct ibv_sge *sge, uint64_t *total)
+/* Bytes that are copied now: the caller's memory is its own again. */
+static int fill_copy(const struct exsi_send_wr *in, struct verbs_waiting *w, uint64_t *total)
 {
-    *total = 0;
-    if (in->num_sge > EXSI_MAX_SGE) return -EINVAL;
     for (uint32_t i = 0; i < in->num_sge; i++) {
-        struct ibv_mr *mr = NULL;
-        if (!(in->flags & EXSI_WR_INLINE)) {
-            if (!in->sge[i].mr) return -EINVAL;
-            EXSI_TRY(verbs_mr_in(in->sge[i].mr, qp->domain, &mr));
-        }
-        sge[i] = (struct ibv_sge){
-            .addr = (uint64_t)(uintptr_t)in->sge[i].addr, .length = in->sge[i].len, .lkey = mr ? mr->lkey : 0};
+        if (in->sge[i].len > VERBS_INLINE - *total) return -EINVAL;
+        memcpy(w->copy + *total, in->sge[i].addr, in->sge[i].len);
         *total += in->sge[i].len;
     }
-    if (in->flags & EXSI_WR_INLINE && *total > VERBS_INLINE) return -EINVAL;
+    w->sge[0] = (struct ibv_sge){.addr = (uint64_t)(uintptr_t)w->copy, .length = (uint32_t)*total};
+    w->wr.num_sge = 1;
+    if (*total) w->wr.send_flags |= IBV_SEND_INLINE;
+    return 0;
+}
+
+static int fill_pieces(struct verbs_qp *qp, const struct exsi_send_wr *in, struct verbs_waiting *w, uint64_t *total)
+{
+    bool fragile = false;
+    *total = 0;
+    if (in->num_sge > EXSI_MAX_SGE) return -EINVAL;
+    if (in->flags & EXSI_WR_INLINE) return fill_copy(in, w, total);
+    for (uint32_t i = 0; i < in->num_sge; i++) {
+        struct ibv_mr *mr;
+        if (!in->sge[i].mr) return -EINVAL;
+        EXSI_TRY(verbs_mr_in(in->sge[i].mr, qp->domain, &mr));
+        w->sge[i] =
+            (struct ibv_sge){.addr = (uint64_t)(uintptr_t)in->sge[i].addr, .length = in->sge[i].len, .lkey = mr->lkey};
+        *total += in->sge[i].len;
+        fragile |= in->sge[i].mr->mem.fragile;
+    }
+    w->wr.num_sge = (int)in->num_sge;
+    /* What is short travels in the request itself: the adapter need not fetch it. */
+    if (*total && *total <= VERBS_INLINE && in->op != EXSI_WR_READ && !fragile) w->wr.send_flags |= IBV_SEND_INLINE;
     return *total <= qp->adapter->max_msg ? 0 : -EMSGSIZE;
 }
 
@@ -72,13 +86,14 @@ static int fill_op(const struct verbs_qp *qp, const struct exsi_send_wr *in, str
     return -EINVAL;
 }
 
-static int fill(struct verbs_qp *qp, struct chain *c, int i, const struct exsi_send_wr *in)
+/* ahead: requests of the same call before this one. */
+static int fill(struct verbs_qp *qp, uint32_t ahead, const struct exsi_send_wr *in, struct verbs_sent *sent)
 {
-    struct ibv_send_wr *wr = &c->wr[i];
-    uint64_t total;
-    EXSI_TRY(fill_pieces(qp, in, c->sge[i], &total));
-    *wr = (struct ibv_send_wr){
-        .wr_id = qp->wr_base | sent_place(qp, (uint32_t)i), .sg_list = c->sge[i], .num_sge = (int)in->num_sge};
+    struct verbs_waiting *w = &qp->waiting[qp->waiting_len + ahead];
+    struct ibv_send_wr *wr = &w->wr;
+    uint64_t total = 0;
+    *wr = (struct ibv_send_wr){.wr_id = qp->wr_base | sent_place(qp, ahead), .sg_list = w->sge};
+    EXSI_TRY(fill_pieces(qp, in, w, &total));
     int kind = fill_op(qp, in, wr);
     EXSI_TRY(kind);
     bool signalled = in->flags & EXSI_WR_SIGNALED;
@@ -86,52 +101,80 @@ static int fill(struct verbs_qp *qp, struct chain *c, int i, const struct exsi_s
      * Its SENDs too: the end in order waits for them, and has no mark that every iWARP peer takes. */
     if (signalled || qp->adapter->iwarp) wr->send_flags |= IBV_SEND_SIGNALED;
     if (in->flags & EXSI_WR_SOLICITED) wr->send_flags |= IBV_SEND_SOLICITED;
-    if (in->flags & EXSI_WR_INLINE && total) wr->send_flags |= IBV_SEND_INLINE;
-    c->sent[i] =
+    *sent =
         (struct verbs_sent){.wr_id = in->wr_id, .len = (uint32_t)total, .kind = (uint8_t)kind, .signalled = signalled};
-    if (i > 0) c->wr[i - 1].next = wr;
     return 0;
 }
 
-/* Give n requests to the hardware.  If it took only some, or the queue pair broke under it, they count as
- * posted all the same, and come back with the others. */
-static int hand_over(struct verbs_qp *qp, struct ibv_send_wr *wr)
+/* Providers name a window by its last key, and leave it to the caller to remember that. */
+static void windows_bound(const struct verbs_waiting *w, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (w[i].wr.opcode == IBV_WR_BIND_MW) w[i].wr.bind_mw.mw->rkey = w[i].wr.bind_mw.rkey;
+}
+
+/* Requests that the hardware did not take, or because the queue pair broke under them took only in part, stand in
+ * qp->sent all the same, and come back from there. */
+static void hand_over(struct verbs_qp *qp, struct ibv_send_wr *wr)
 {
     struct ibv_send_wr *bad = NULL;
     int rc = ibv_post_send(qp->ibqp, wr, &bad);
-    if (rc == 0) return 0;
+    if (rc == 0) return;
     if (rc < 0) rc = errno;
-    if (bad == wr && (rc == ENOMEM || rc == EINVAL) && qp->up) return -rc;
-    verbs_qp_lost(qp, 0);
-    return 0;
+    if (bad == wr && (rc == ENOMEM || rc == EINVAL) && qp->up)
+        verbs_qp_fail(qp, rc, "%s refused a work request: %s", qp->adapter->name, strerror(rc));
+    else
+        verbs_qp_lost(qp, 0);
+}
+
+void verbs_qp_flush(struct exsi_qp *eqp)
+{
+    struct verbs_qp *qp = verbs_qp_of(eqp);
+    uint32_t n = qp->waiting_len;
+    if (!n) return;
+    qp->waiting_len = 0;
+    for (uint32_t i = 0; i + 1 < n; i++) qp->waiting[i].wr.next = &qp->waiting[i + 1].wr;
+    qp->waiting[n - 1].wr.next = NULL;
+    hand_over(qp, &qp->waiting[0].wr);
+    windows_bound(qp->waiting, n);
+}
+
+/* n more can wait, or go out now. */
+static void make_room(struct verbs_qp *qp, uint32_t n)
+{
+    if (VERBS_WAITING - qp->waiting_len < n) verbs_qp_flush(&qp->qp);
 }
 
 int verbs_qp_post_send(struct exsi_qp *eqp, const struct exsi_send_wr *wr, int n)
 {
     struct verbs_qp *qp = verbs_qp_of(eqp);
-    struct chain c;
+    struct verbs_sent sent[POST_MAX];
     if (n < 0 || n > POST_MAX) return -EINVAL;
     if (qp->told) return -ENOTCONN;
     if (qp->shut && !qp->down) return -EPIPE;
     if (!qp->up && !qp->down) return -EINVAL;
     if ((uint32_t)n > qp->attr.send_wr - qp->sent_user) return -ENOMEM;
-    for (int i = 0; i < n; i++) EXSI_TRY(fill(qp, &c, i, &wr[i]));
-    if (n && !qp->down) EXSI_TRY(hand_over(qp, c.wr));
-    for (int i = 0; i < n; i++) sent_push(qp, &c.sent[i], !(c.wr[i].send_flags & IBV_SEND_SIGNALED));
+    make_room(qp, (uint32_t)n);
+    for (int i = 0; i < n; i++) EXSI_TRY(fill(qp, (uint32_t)i, &wr[i], &sent[i]));
+    for (int i = 0; i < n; i++)
+        sent_push(qp, &sent[i], !(qp->waiting[qp->waiting_len + (uint32_t)i].wr.send_flags & IBV_SEND_SIGNALED));
+    if (!qp->down) qp->waiting_len += (uint32_t)n;
     return 0;
 }
 
-int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_sent_kind kind, uint64_t key,
+int verbs_qp_post_own(struct verbs_qp *qp, const struct ibv_send_wr *wr, enum verbs_sent_kind kind, uint64_t key,
                       bool signalled)
 {
     if (qp->down || !qp->up) return -ENOTCONN;
     if (qp->sent_len == qp->sent_cap) return -ENOMEM;
     struct verbs_sent sent = {.wr_id = key, .kind = (uint8_t)kind, .signalled = signalled, .own = true};
-    wr->wr_id = qp->wr_base | sent_place(qp, 0);
-    wr->next = NULL;
-    if (signalled || qp->adapter->iwarp) wr->send_flags |= IBV_SEND_SIGNALED;
-    EXSI_TRY(hand_over(qp, wr));
-    sent_push(qp, &sent, !(wr->send_flags & IBV_SEND_SIGNALED));
+    make_room(qp, 1);
+    if (qp->down) return -ENOTCONN;
+    struct ibv_send_wr *mine = &qp->waiting[qp->waiting_len++].wr;
+    *mine = *wr;
+    mine->wr_id = qp->wr_base | sent_place(qp, 0);
+    if (signalled || qp->adapter->iwarp) mine->send_flags |= IBV_SEND_SIGNALED;
+    sent_push(qp, &sent, !(mine->send_flags & IBV_SEND_SIGNALED));
     return 0;
 }
 
@@ -140,7 +183,8 @@ static int post_apart(struct verbs_qp *qp, enum ibv_wr_opcode opcode, uint32_t i
 {
     struct ibv_send_wr wr = {.wr_id = qp->wr_base | index, .opcode = opcode, .send_flags = IBV_SEND_SIGNALED};
     if (qp->down || !qp->up) return -ENOTCONN;
-    return hand_over(qp, &wr);
+    hand_over(qp, &wr);
+    return 0;
 }
 
 int verbs_qp_post_mark(struct verbs_qp *qp)
@@ -149,17 +193,14 @@ int verbs_qp_post_mark(struct verbs_qp *qp)
      * device acknowledges a WRITE; on iWARP only the answer to a READ says that it is there. */
     struct ibv_send_wr wr = {.opcode = IBV_WR_RDMA_WRITE};
     if (qp->adapter->iwarp) return post_apart(qp, IBV_WR_RDMA_READ, VERBS_WR_MARK);
-    return verbs_qp_post_own(qp, &wr, VERBS_SENT_MARK, 0, true);
+    EXSI_TRY(verbs_qp_post_own(qp, &wr, VERBS_SENT_MARK, 0, true));
+    verbs_qp_flush(&qp->qp);
+    return 0;
 }
 
 int verbs_qp_post_nudge(struct verbs_qp *qp)
 {
     return post_apart(qp, IBV_WR_RDMA_WRITE, VERBS_WR_NUDGE);
-}
-
-void verbs_qp_flush(struct exsi_qp *qp)
-{
-    (void)qp; /* posting rings the doorbell */
 }
 
 /* --- receiving --------------------------------------------------------------------------------------- */

@@ -58,7 +58,8 @@ static int alloc_rings(struct verbs_qp *qp)
     EXSI_TRY(verbs_keys_init(&qp->keys, keys));
     qp->sent = calloc(qp->sent_cap, sizeof *qp->sent);
     qp->received = calloc(recv_cap, sizeof *qp->received);
-    return qp->sent && qp->received ? 0 : -ENOMEM;
+    qp->waiting = calloc(VERBS_WAITING, sizeof *qp->waiting);
+    return qp->sent && qp->received && qp->waiting ? 0 : -ENOMEM;
 }
 
 static int open_hardware(struct verbs_qp *qp)
@@ -182,6 +183,9 @@ void verbs_qp_down(struct verbs_qp *qp, int error)
 {
     struct verbs_part *part = qp->part;
     if (qp->down) return;
+    /* The last word may be among them.  If they are refused we are here again, with none. */
+    verbs_qp_flush(&qp->qp);
+    if (qp->down) return;
     qp->down = true;
     if (!qp->error) qp->error = error;
     exsi_timer_stop(part->poller, &qp->close_timer);
@@ -303,6 +307,7 @@ void verbs_qp_free(struct verbs_qp *qp)
     if (qp->own_domain.pd) verbs_domain_close(&qp->own_domain);
     free(qp->sent);
     free(qp->received);
+    free(qp->waiting);
     free(qp);
 }
 

@@ -353,6 +353,15 @@ enum verbs_sent_kind {
 /* Requests beyond the caller's and the keys': the marks of keep-alive and of the end. */
 #define VERBS_OWN_WRS 2
 
+/* Posted and not yet handed to the hardware: what belongs together goes in one call, which is a system call where the
+ * kernel is the device. */
+#define VERBS_WAITING 32
+struct verbs_waiting {
+    struct ibv_send_wr wr;
+    struct ibv_sge sge[EXSI_MAX_SGE];
+    uint8_t copy[VERBS_INLINE]; /* of bytes that the caller may change at once */
+};
+
 struct verbs_sent {
     uint64_t wr_id; /* the caller's; for BIND and INVALIDATE the index of the key */
     uint32_t len;   /* bytes, for the counters */
@@ -382,9 +391,11 @@ struct verbs_qp {
     /* Both used round and round, oldest first; what stands in them has not completed. */
     struct verbs_sent *sent;
     uint32_t sent_cap, sent_head, sent_len;
-    uint32_t sent_user;  /* of those, the caller's: at most attr.send_wr */
-    uint32_t sent_quiet; /* unsignalled ones behind the last signalled one */
-    uint64_t *received;  /* recv_wr entries: the callers' wr_ids */
+    uint32_t sent_user;            /* of those, the caller's: at most attr.send_wr */
+    uint32_t sent_quiet;           /* unsignalled ones behind the last signalled one */
+    struct verbs_waiting *waiting; /* VERBS_WAITING entries; the last waiting_len of sent */
+    uint32_t waiting_len;
+    uint64_t *received; /* recv_wr entries: the callers' wr_ids */
     uint32_t recv_head, recv_len;
 
     int error;   /* first error, positive: what DISCONNECTED will say */
@@ -448,9 +459,9 @@ void verbs_alive_start(struct verbs_qp *qp);
 /* A raw queue pair's adapter and hardware. */
 EXSI_MUST_CHECK int verbs_raw_adapter(struct verbs_part *part, const uint8_t *gid, struct verbs_adapter **out);
 EXSI_MUST_CHECK int verbs_raw_open(struct verbs_qp *qp, struct ibv_qp_init_attr *init);
-/* Post one request of the device's own (bind, invalidate) on the send queue: its place in qp->sent is filled in
- * and wr->wr_id set. */
-EXSI_MUST_CHECK int verbs_qp_post_own(struct verbs_qp *qp, struct ibv_send_wr *wr, enum verbs_sent_kind kind,
+/* Post one request of the device's own (bind, invalidate) on the send queue: its place in qp->sent is filled in.  It
+ * goes out with the next flush. */
+EXSI_MUST_CHECK int verbs_qp_post_own(struct verbs_qp *qp, const struct ibv_send_wr *wr, enum verbs_sent_kind kind,
                                       uint64_t key, bool signalled);
 
 int verbs_qp_create(struct exsi_part *part, struct exsi_cm_id *id, const struct exsi_qp_attr *attr,
