@@ -46,7 +46,7 @@ SUITES = (
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
     Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 45, guests=2, minutes=20.0),
-    Suite("smc", "", ["tests/lab/test_smc_kernel.py"], 2, guests=2, smc=True),
+    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in ("kernel", "exs")], 25, guests=2, smc=True, minutes=18),
 )
 ON_REQUEST = (
     Suite("rxe-files", "verbs/rxe", FILES, 19, minutes=25),
