@@ -90,11 +90,11 @@ class Options:
     strict_size: bool | None = None
     """Messages: fail with ``EMSGSIZE`` at the sender, instead of cutting one that is too long. Default ``False``."""
     smc_option: Literal["bpf", "assume"] | None = None
-    """SMC-R: put the option into TCP's SYN and look for the peer's (``"bpf"``, default; takes privileges), or take
-    every peer for one that speaks SMC (``"assume"``)."""
+    """How SMC-R finds out whether the peer speaks it: by an option in TCP's SYN and SYN-ACK (``"bpf"``, default; takes
+    privileges), or not at all, since every peer is taken for one that does (``"assume"``)."""
     smc_eid: tuple[str, ...] | None = None
-    """SMC-R version 2: enterprise ids, the preferred one first; both hosts must have one in common. Up to 8, each of
-    1 to 32 characters of ``A-Z``, ``0-9``, ``.`` and ``-``; in ``EXS_SMC_EID`` set off by commas. Default: none."""
+    """Enterprise ids for version 2 of SMC-R, the preferred one first; both hosts must have one in common. Up to 8, each
+    of 1 to 32 characters of ``A-Z``, ``0-9``, ``.`` and ``-``; in ``EXS_SMC_EID`` set off by commas. Default: none."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -41,12 +41,12 @@ PAIR = ("pair", "inventory", "memlock", "native", "iwarp", "disasters", "device"
 """In this order: the last ones take links and devices away, and a guest does not always get over that."""
 
 SUITES = (
-    Suite("rxe", "verbs/rxe", VERBS, 455, minutes=14),
-    Suite("siw", "verbs/siw", VERBS, 452, minutes=14),
+    Suite("rxe", "verbs/rxe", VERBS, 455, minutes=30),
+    Suite("siw", "verbs/siw", VERBS, 452, minutes=30),
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
-    Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 45, guests=2, minutes=20.0),
-    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in ("kernel", "exs")], 25, guests=2, smc=True, minutes=18),
+    Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 45, guests=2, minutes=25),
+    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in ("kernel", "exs")], 28, guests=2, smc=True, minutes=25),
 )
 ON_REQUEST = (
     Suite("rxe-files", "verbs/rxe", FILES, 19, minutes=25),
