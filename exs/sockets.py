@@ -401,6 +401,10 @@ class Socket(SocketHandle):
         pointer, length = found
         return _native.view(pointer, min(length, most), True)
 
+    def fail(self, number: int) -> None:
+        """End a connection of SMC-R whose peer is gone: every operation ends with this errno."""
+        smc.connection_abort(self._handle, number)
+
     def give_back(self, count: int) -> None:
         """End the loan: so many bytes were read, the others come again."""
         smc.recv_release(self._handle, count)

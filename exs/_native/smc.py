@@ -184,6 +184,11 @@ def connection_open(sock: int, rkey: int, vaddr: int, size: int, token: int) -> 
     check(lib.exsi_smc_connection_open(context().pointer, sock, rkey, vaddr, size, token))
 
 
+def connection_abort(sock: int, error: int) -> None:
+    """The peer is gone without a word on the link: every operation ends with this errno."""
+    check(lib.exsi_smc_connection_abort(context().pointer, sock, error))
+
+
 def recv_view(sock: int) -> tuple[CData, int] | None:
     """Received bytes where they lie, as a pointer and a length that is 0 at the end; ``None`` if there are none yet."""
     address, length = ffi.new("void **"), ffi.new("uint64_t *")

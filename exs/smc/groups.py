@@ -149,10 +149,10 @@ class LinkGroups:
             message = llc.ReqAddLink()  # its GIDs do not matter, but its sender waits until it is answered
         return self._swept(group, llc_service.receive(group, message, now))
 
-    def connection_done(self, link: int, token: int, *, now: float) -> list[Action]:
+    def connection_done(self, link: int, token: int, *, now: float, clean: bool = True) -> list[Action]:
         """A connection has ended on both sides (a notice of C)."""
         group = self._by_link.get(link)
-        return [] if group is None else group.connection_done(token, now)
+        return [] if group is None else group.connection_done(token, now, clean=clean)
 
     def link_down(self, link: int, *, now: float) -> list[Action]:
         """A link has failed (a notice of C), or an action on it did."""

@@ -227,10 +227,18 @@ class LinkGroup:
         self._vacate(slot, now)
         return self.flush()
 
-    def connection_done(self, token: int, now: float) -> list[Action]:
-        """An open connection has ended on both sides, and nothing reads its buffer any more."""
+    def connection_done(self, token: int, now: float, *, clean: bool = True) -> list[Action]:
+        """An open connection has ended, and nothing reads its buffer any more.
+
+        Args:
+            token: Its own.
+            now: Seconds.
+            clean: The peer said so too; else it may still write into the buffer, which serves nobody else then.
+        """
         slot = self.slots.pop(token, None)
         if slot is not None:
+            if slot.rmb is not None and not clean:
+                slot.rmb.spoiled = True
             self._vacate(slot, now)
         return self.flush()
 
@@ -338,7 +346,7 @@ class LinkGroup:
             self.idle_at = now + (wait if self.joinable else QUIET)
 
     def _keep(self, rmb: Rmb) -> None:
-        surplus = self.stock.put(rmb)
+        surplus = rmb if rmb.spoiled else self.stock.put(rmb)
         if surplus is not None:
             self.rmbs.remove(surplus)
             self._out.append(CloseRmb(surplus.handle))

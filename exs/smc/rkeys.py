@@ -72,6 +72,8 @@ class Rmb:
     size_code: int
     announced: bool = False
     """The peer knows its rkey: it has to be withdrawn before the memory serves anything else."""
+    spoiled: bool = False
+    """The peer may still write into it: it is given back, and serves no other connection."""
 
 
 class Stock:

@@ -226,8 +226,8 @@ class Service:
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("smc: link %#x received %s", link, data[:44].hex())
                 self.perform(self.groups.receive(link, data, now=now))
-            case smc.ConnectionDone(token):
-                self.perform(self.groups.connection_done(link, token, now=now))
+            case smc.ConnectionDone(token, clean):
+                self.perform(self.groups.connection_done(link, token, now=now, clean=clean))
             case smc.LinkDown(error, reason):
                 log.warning("smc: link %#x is down: %s", link, reason or os.strerror(error))
                 self.perform(self.groups.link_down(link, now=now))

@@ -133,7 +133,7 @@ async def _watch(tcp: trio.socket.SocketType, sock: Socket, scope: trio.CancelSc
         await trio.sleep(GRACE_S)
         if not sock.closed and not sock.peer_done:
             log.warning("smc: the peer is gone: its TCP connection has ended without a word on the link")
-            sock.close()
+            sock.fail(errno.ECONNRESET)
 
 
 class FallbackStream(SocketStream):

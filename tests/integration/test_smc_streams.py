@@ -17,6 +17,7 @@ import trustme
 
 import exs
 from exs.smc import clc
+from exs.smc.stream import SmcStream
 
 EID = ("EXS.TEST",)
 SMC = exs.Options(protocol="smc", device="soft", smc_option="assume", smc_eid=EID)
@@ -165,6 +166,16 @@ async def test_a_close_with_unread_data_is_a_reset() -> None:
         await two.aclose()
         with pytest.raises(trio.BrokenResourceError):
             await one.receive_some()
+
+
+async def test_a_peer_whose_tcp_ends_without_a_word_is_a_reset() -> None:
+    async with pair() as (one, two):
+        assert isinstance(one, SmcStream)
+        one._tcp.shutdown(socket.SHUT_RDWR)
+        with trio.fail_after(20), pytest.raises(trio.BrokenResourceError) as broken:
+            await two.receive_some()
+        assert isinstance(broken.value.__cause__, exs.Error)
+        assert broken.value.__cause__.errno == errno.ECONNRESET
 
 
 async def test_tls() -> None:

@@ -151,6 +151,18 @@ def test_an_idle_group_ends_by_itself_the_server_first() -> None:
         assert len(groups) == 0
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_buffer_that_the_peer_may_still_write_into_serves_nobody_else(clean: bool) -> None:
+    groups, group, _ = group_in(Role.SERVER, GroupState.ACTIVE)
+    ((token, slot),) = group.slots.items()
+    group.flows.clear()
+    rmb = Rmb(71, 0x71, 0x710000, 0)
+    group.give_rmb(slot, rmb)
+    closed = groups.connection_done(4, token, now=10.0, clean=clean)
+    assert closed == ([] if clean else [a.CloseRmb(71)])
+    assert group.stock.take(0) is (rmb if clean else None)
+
+
 def test_a_group_that_winds_down_gives_the_peer_time_to_tidy_up() -> None:
     groups, group, _ = group_in(Role.SERVER, GroupState.ACTIVE)
     group.flows.clear()
