@@ -15,7 +15,6 @@ from exs.smc import actions as a
 from exs.smc import clc
 from exs.smc.handshake import (
     CLC_TIMEOUT,
-    RELEASE,
     RKEY_TIMEOUT,
     Handshake,
     Row,
@@ -27,6 +26,7 @@ from exs.smc.states import Input, Refusal, State
 
 if TYPE_CHECKING:
     from exs.smc.groups import LinkGroups
+    from exs.smc.link_group import LinkGroup
     from exs.smc.states import Local
 
 __all__ = ["STATES", "TABLE", "Client"]
@@ -42,6 +42,12 @@ class Client(Handshake):
     """Handshake of a client; see :class:`exs.smc.handshake.Handshake`."""
 
     role = Role.CLIENT
+    # Declared again for type checkers: what is assigned here too has no other type than in the base class.
+    version: int
+    first_contact: bool
+    peer: PeerKey | None
+    group: LinkGroup | None
+    remote: clc.Accept | clc.Confirm | None
 
     def __init__(self, groups: LinkGroups, local: Local) -> None:
         super().__init__(groups, local)
@@ -97,11 +103,6 @@ class Client(Handshake):
         """Send PROPOSAL."""
         self._out.append(a.SendClc(proposal(self.groups.peer_id, self.local)))
         self._proposed = True
-
-    def join_group(self, event: a.Event, now: float) -> None:
-        """Take a place in the group."""
-        assert self.group is not None
-        self.slot = self.groups.take(self.group, self)
 
     def send_confirm(self, event: a.Event, now: float) -> None:
         """Send CONFIRM."""
@@ -176,13 +177,13 @@ ROWS: dict[tuple[State, Input], Row[Client]] = {
     (State.WAIT_CONFIRM_LINK, Input.LINK_CONFIRMED): Row(
         State.WAIT_ADD_LINK, (C.adopt_number, C.to_rts, C.answer_confirm_link), ADD_LINK_TIMEOUT
     ),
-    (State.WAIT_CONFIRM_LINK, Input.EYECATCHERS): Row(State.TCP, (RELEASE, decline(clc.DECLINE_EYECATCHERS))),
-    (State.WAIT_CONFIRM_LINK, Input.TIMEOUT): Row(State.TCP, (RELEASE, decline(clc.DECLINE_CONFIRM_LINK_TIMEOUT))),
+    (State.WAIT_CONFIRM_LINK, Input.EYECATCHERS): Row(State.TCP, (C.release, decline(clc.DECLINE_EYECATCHERS))),
+    (State.WAIT_CONFIRM_LINK, Input.TIMEOUT): Row(State.TCP, (C.release, decline(clc.DECLINE_CONFIRM_LINK_TIMEOUT))),
     (State.WAIT_ADD_LINK, Input.ADD_LINK): Row(State.OPEN, (C.open,)),
     (State.WAIT_ADD_LINK, Input.TIMEOUT): Row(State.OPEN, (C.open,)),
     (State.JOINING, Input.RMB_MADE): Row(State.WAIT_RKEY, (C.new_connection, C.ask_confirm_rkey), RKEY_TIMEOUT),
     (State.WAIT_RKEY, Input.RKEY_ACCEPTED): Row(State.OPEN, (C.send_confirm, C.open)),
-    (State.WAIT_RKEY, Input.RKEY_REFUSED): Row(State.TCP, (RELEASE, decline(clc.DECLINE_REGISTRATION))),
-    (State.WAIT_RKEY, Input.TIMEOUT): Row(State.TCP, (RELEASE, decline(clc.DECLINE_REGISTRATION))),
+    (State.WAIT_RKEY, Input.RKEY_REFUSED): Row(State.TCP, (C.release, decline(clc.DECLINE_REGISTRATION))),
+    (State.WAIT_RKEY, Input.TIMEOUT): Row(State.TCP, (C.release, decline(clc.DECLINE_REGISTRATION))),
 }
 TABLE = Client.table = whole(ROWS, STATES)

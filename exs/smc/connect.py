@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "greet", "open_smc_stream", "propose"]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 
 class Call:

@@ -32,7 +32,6 @@ __all__ = [
     "ANYWHERE",
     "CLC_TIMEOUT",
     "ENDS",
-    "RELEASE",
     "RKEY_TIMEOUT",
     "Handshake",
     "Local",
@@ -42,7 +41,7 @@ __all__ = [
     "whole",
 ]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 CLC_TIMEOUT = 6.0
 """Seconds for each CLC message of the peer."""
@@ -81,11 +80,11 @@ class Handshake:
     def __init__(self, groups: LinkGroups, local: Local) -> None:
         self.groups = groups
         self.local = local
-        self.state = State.START
-        self.version = 0
+        self.state: State = State.START
+        self.version: int = 0
         """Of CLC, once both sides are agreed; 0 before."""
         self.deadline: float | None = None
-        self.first_contact = False
+        self.first_contact: bool = False
         self.peer: PeerKey | None = None
         self.group: LinkGroup | None = None
         self.slot: Slot | None = None
@@ -200,6 +199,11 @@ class Handshake:
         self.group = self.groups.form(
             role=self.role, version=self.version, peer=self.peer, link=event.link, address=event.address
         )
+        self.slot = self.groups.take(self.group, self)
+
+    def join_group(self, event: a.Event, now: float) -> None:
+        """Take a place in the group."""
+        assert self.group is not None
         self.slot = self.groups.take(self.group, self)
 
     def get_rmb(self, event: a.Event, now: float) -> None:
@@ -396,20 +400,19 @@ def fail(number: int, text: str) -> Callable[[Handshake, a.Event, float], None]:
     return step
 
 
-RELEASE = Handshake.release
 _BROKEN = fail(errno.EPROTO, "the peer sent something else than the SMC handshake asks for")
 _GONE = fail(errno.ECONNRESET, "the peer ended TCP in the middle of the SMC handshake")
 _LATE = fail(errno.ECONNABORTED, "SMC failed after the peer was told of its success")
 
 ANYWHERE: Mapping[Input, Row[Handshake]] = {
-    Input.DECLINE: Row(State.TCP, (RELEASE, Handshake.follow_decline)),
-    Input.DECLINE_OUT_OF_SYNC: Row(State.TCP, (Handshake.give_up_group, RELEASE, Handshake.follow_decline)),
-    Input.UNABLE: Row(State.TCP, (RELEASE, Handshake.decline_unable)),
-    Input.GROUP_LOST: Row(State.TCP, (RELEASE, decline(clc.DECLINE_NO_LINK))),
-    Input.WRONG_CLC: Row(State.FAILED, (RELEASE, _BROKEN)),
-    Input.NOT_CLC: Row(State.FAILED, (RELEASE, _BROKEN)),
-    Input.EOF: Row(State.FAILED, (RELEASE, _GONE)),
-    Input.SEND_FAILED: Row(State.FAILED, (RELEASE, _GONE)),
+    Input.DECLINE: Row(State.TCP, (Handshake.release, Handshake.follow_decline)),
+    Input.DECLINE_OUT_OF_SYNC: Row(State.TCP, (Handshake.give_up_group, Handshake.release, Handshake.follow_decline)),
+    Input.UNABLE: Row(State.TCP, (Handshake.release, Handshake.decline_unable)),
+    Input.GROUP_LOST: Row(State.TCP, (Handshake.release, decline(clc.DECLINE_NO_LINK))),
+    Input.WRONG_CLC: Row(State.FAILED, (Handshake.release, _BROKEN)),
+    Input.NOT_CLC: Row(State.FAILED, (Handshake.release, _BROKEN)),
+    Input.EOF: Row(State.FAILED, (Handshake.release, _GONE)),
+    Input.SEND_FAILED: Row(State.FAILED, (Handshake.release, _GONE)),
 }
 """What an input means in every state that is no end, where a role's own rows do not say otherwise."""
 
@@ -425,6 +428,8 @@ def whole(rows: Mapping[tuple[State, Input], Row[M]], states: Iterable[State]) -
         table.update({(state, what): row for what, row in ANYWHERE.items()})
     # The end stood last in its list, behind what failed: it was not performed, and this one is.
     table[State.TCP, Input.SEND_FAILED] = Row(State.FAILED, (_GONE,))
-    table[State.OPEN, Input.SEND_FAILED] = table[State.OPEN, Input.UNABLE] = Row(State.FAILED, (RELEASE, _LATE))
+    table[State.OPEN, Input.SEND_FAILED] = table[State.OPEN, Input.UNABLE] = Row(
+        State.FAILED, (Handshake.release, _LATE)
+    )
     table.update(rows)
     return table

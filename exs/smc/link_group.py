@@ -129,20 +129,20 @@ class LinkGroup:
         self.peer_address: LinkAddress | None = None
         self.number = 1
         """Link number; the server's choice, adopted by the client."""
-        self.state = GroupState.FORMING
-        self.joinable = True
+        self.state: GroupState = GroupState.FORMING
+        self.joinable: bool = True
         """New connections may join, as far as the state and the room allow it."""
         self.big_endian = False
         """How the lengths of our version 2 messages are written: as the peer writes its own."""
         self.slots: dict[int, Slot] = {}
-        self.rtokens = Rtokens()
-        self.stock = Stock()
-        self.flows = Flows()
+        self.rtokens: Rtokens = Rtokens()
+        self.stock: Stock = Stock()
+        self.flows: Flows = Flows()
         self.rmbs: set[Rmb] = set()
         """All buffers that are registered on the link."""
         self.waiters: list[Listener] = []
         """Handshakes that join once the first contact is over."""
-        self.ignored = 0
+        self.ignored: int = 0
         """Messages that were none, or that nothing asked for."""
         self.idle_at: float | None = None
         """When a group without connections ends."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SmcListener", "open_smc_listeners"]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 PAUSE_S = 0.1
 """How long to wait when the process has no descriptor left for a connection."""

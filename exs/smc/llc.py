@@ -111,8 +111,8 @@ class Unknown:
 class ConfirmLink(_Message):
     """CONFIRM_LINK: the server's question whether a link works, and the answer."""
 
-    KIND = 1
-    NAME = "CONFIRM_LINK"
+    KIND: ClassVar[int] = 1
+    NAME: ClassVar[str] = "CONFIRM_LINK"
     mac: bytes
     gid: bytes
     qpn: int
@@ -179,8 +179,8 @@ class AddLinkV2:
 class AddLink(_Message):
     """ADD_LINK: a further queue pair for the group, or a server's way not to let a client wait for one."""
 
-    KIND = 2
-    NAME = "ADD_LINK"
+    KIND: ClassVar[int] = 2
+    NAME: ClassVar[str] = "ADD_LINK"
     mac: bytes
     gid: bytes
     qpn: int = 0
@@ -256,8 +256,8 @@ class AddLink(_Message):
 class AddLinkCont(_Message):
     """ADD_LINK_CONT, version 1: receive buffers as the new link knows them, two at a time."""
 
-    KIND = 3
-    NAME = "ADD_LINK_CONT"
+    KIND: ClassVar[int] = 3
+    NAME: ClassVar[str] = "ADD_LINK_CONT"
     number: int
     keys: tuple[NewLinkKey, ...] = ()
     more: int = 0
@@ -282,8 +282,8 @@ class AddLinkCont(_Message):
 class DeleteLink(_Message):
     """DELETE_LINK: a link, or the whole group, ends."""
 
-    KIND = 4
-    NAME = "DELETE_LINK"
+    KIND: ClassVar[int] = 4
+    NAME: ClassVar[str] = "DELETE_LINK"
     number: int = 0
     """Link number; 0 with ``all_links``."""
     reason: int = 0
@@ -312,8 +312,8 @@ class DeleteLink(_Message):
 class ReqAddLink(_Message):
     """REQ_ADD_LINK, version 2: a client asks for a further link and names its GIDs; the answer names none."""
 
-    KIND = 5
-    NAME = "REQ_ADD_LINK"
+    KIND: ClassVar[int] = 5
+    NAME: ClassVar[str] = "REQ_ADD_LINK"
     gids: tuple[bytes, ...] = ()
 
     def _put(self, out: Writer, order: Literal["big", "little"]) -> None:
@@ -351,8 +351,8 @@ class LinkKey:
 class ConfirmRkey(_Message):
     """CONFIRM_RKEY: a receive buffer of the sender that a connection will use."""
 
-    KIND = 6
-    NAME = "CONFIRM_RKEY"
+    KIND: ClassVar[int] = 6
+    NAME: ClassVar[str] = "CONFIRM_RKEY"
     rkey: int
     """On the link that the message travels on; the address too."""
     vaddr: int
@@ -394,8 +394,8 @@ class TestLink(_Message):
     """TEST_LINK: is the other side there; the answer repeats the 16 bytes."""
 
     __test__: ClassVar[bool] = False  # its name is the protocol's; pytest takes it for a test
-    KIND = 7
-    NAME = "TEST_LINK"
+    KIND: ClassVar[int] = 7
+    NAME: ClassVar[str] = "TEST_LINK"
     data: bytes = bytes(16)
 
     def _put(self, out: Writer, order: Literal["big", "little"]) -> None:
@@ -410,8 +410,8 @@ class TestLink(_Message):
 class ConfirmRkeyCont(_Message):
     """CONFIRM_RKEY_CONT, version 1: what CONFIRM_RKEY had no room for."""
 
-    KIND = 8
-    NAME = "CONFIRM_RKEY_CONT"
+    KIND: ClassVar[int] = 8
+    NAME: ClassVar[str] = "CONFIRM_RKEY_CONT"
     keys: tuple[LinkKey, ...] = ()
     """Three at most."""
     more: int = 0
@@ -434,8 +434,8 @@ class ConfirmRkeyCont(_Message):
 class DeleteRkey(_Message):
     """DELETE_RKEY: receive buffers of the sender that are withdrawn."""
 
-    KIND = 9
-    NAME = "DELETE_RKEY"
+    KIND: ClassVar[int] = 9
+    NAME: ClassVar[str] = "DELETE_RKEY"
     MOST_V1: ClassVar[int] = 8
     rkeys: tuple[int, ...] = ()
     """As known on the link that the message travels on."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLES", "LlcInput", "Row", "link_down", "out_of_sync", "receive", "timeout"]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 
 class LlcInput(enum.Enum):

@@ -21,7 +21,7 @@ from exs._native.tcp_option import ANSWERED, PORT, WANTED, OptionProgram
 
 __all__ = ["answered", "available", "forget", "mark", "offered"]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 OPTION = b"\xfe\x06\xe2\xd4\xc3\xd9"
 """RFC 7609 A.1: experimental option 254."""

@@ -82,7 +82,7 @@ class CrossingFilter:
     def __init__(self, types: frozenset[int]) -> None:
         self._types = types
         self._data = bytearray()
-        self.done = not types
+        self.done: bool = not types
         """All that comes is payload: the filter may be taken out."""
 
     @property

@@ -15,7 +15,6 @@ from exs.smc import actions as a
 from exs.smc import clc, eid
 from exs.smc.handshake import (
     CLC_TIMEOUT,
-    RELEASE,
     RKEY_TIMEOUT,
     Handshake,
     Row,
@@ -28,6 +27,7 @@ from exs.smc.states import Input, Refusal, State
 
 if TYPE_CHECKING:
     from exs.smc.groups import LinkGroups
+    from exs.smc.link_group import LinkGroup
     from exs.smc.states import Local
 
 __all__ = ["STATES", "TABLE", "Server"]
@@ -47,11 +47,18 @@ class Server(Handshake):
     """Handshake of a server; see :class:`exs.smc.handshake.Handshake`."""
 
     role = Role.SERVER
+    # Declared again for type checkers: what is assigned here too has no other type than in the base class.
+    version: int
+    first_contact: bool
+    peer: PeerKey | None
+    group: LinkGroup | None
+    remote: clc.Accept | clc.Confirm | None
+    deadline: float | None
 
     def __init__(self, groups: LinkGroups, local: Local) -> None:
         super().__init__(groups, local)
         self.proposal: clc.Proposal | None = None
-        self.eid = ""
+        self.eid: str = ""
         self._accepted = False
         self._patience = 0.0
         """When CONFIRM_LINK is no longer repeated, or a first contact no longer waited for."""
@@ -154,11 +161,6 @@ class Server(Handshake):
         self.first_contact = True
         self._out.append(a.NewLink(self.own_gid()))
 
-    def join_group(self, event: a.Event, now: float) -> None:
-        """Take a place in the group."""
-        assert self.group is not None
-        self.slot = self.groups.take(self.group, self)
-
     def send_accept(self, event: a.Event, now: float) -> None:
         """Send ACCEPT."""
         own = self._place()[0].address
@@ -205,8 +207,8 @@ FIRST: Row[Server] = Row(State.MAKING, (S.found_group,))
 JOIN: Row[Server] = Row(State.JOINING, (S.join_group, S.get_rmb))
 WAIT: Row[Server] = Row(State.WAIT_GROUP, (S.wait_for_group,))
 PLAIN: Row[Server] = Row(State.TCP, (S.plain_tcp,))
-NO_LINK_ANSWER: Row[Server] = Row(State.TCP, (RELEASE, decline(clc.DECLINE_CONFIRM_LINK_TIMEOUT)))
-NO_RKEY: Row[Server] = Row(State.TCP, (RELEASE, decline(clc.DECLINE_REGISTRATION)))
+NO_LINK_ANSWER: Row[Server] = Row(State.TCP, (S.release, decline(clc.DECLINE_CONFIRM_LINK_TIMEOUT)))
+NO_RKEY: Row[Server] = Row(State.TCP, (S.release, decline(clc.DECLINE_REGISTRATION)))
 
 ROWS: dict[tuple[State, Input], Row[Server]] = {
     (State.START, Input.START): Row(State.WAIT_PROPOSAL, (), CLC_TIMEOUT),
@@ -229,10 +231,10 @@ ROWS: dict[tuple[State, Input], Row[Server]] = {
         State.WAIT_CONFIRM_LINK, (S.note_rtoken, S.to_rtr, S.to_rts, S.be_patient, S.ask_confirm_link), RESEND
     ),
     (State.WAIT_CONFIRM, Input.CONFIRM_JOIN): Row(State.OPEN, (S.note_rtoken, S.open)),
-    (State.WAIT_CONFIRM, Input.TIMEOUT): Row(State.FAILED, (RELEASE, fail(errno.ETIMEDOUT, "no SMC CONFIRM"))),
+    (State.WAIT_CONFIRM, Input.TIMEOUT): Row(State.FAILED, (S.release, fail(errno.ETIMEDOUT, "no SMC CONFIRM"))),
     (State.WAIT_CONFIRM_LINK, Input.LINK_CONFIRMED): Row(State.OPEN, (S.refuse_second_link, S.open)),
     (State.WAIT_CONFIRM_LINK, Input.REPEAT): Row(State.WAIT_CONFIRM_LINK, (S.ask_confirm_link,), RESEND),
-    (State.WAIT_CONFIRM_LINK, Input.EYECATCHERS): Row(State.TCP, (RELEASE, decline(clc.DECLINE_EYECATCHERS))),
+    (State.WAIT_CONFIRM_LINK, Input.EYECATCHERS): Row(State.TCP, (S.release, decline(clc.DECLINE_EYECATCHERS))),
     (State.WAIT_CONFIRM_LINK, Input.TIMEOUT): NO_LINK_ANSWER,
 }
 TABLE = Server.table = whole(ROWS, STATES)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Service", "current_service"]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 _runvar: trio.lowlevel.RunVar[Service] = trio.lowlevel.RunVar("exs smc service")
 
@@ -75,7 +75,7 @@ class Service:
         while instance == bytes(2):
             instance = os.urandom(2)
         mac = bytes([0x02]) + os.urandom(5)
-        self.groups = LinkGroups(
+        self.groups: LinkGroups = LinkGroups(
             peer_id=make_peer_id(instance, mac), tokens=lambda: int.from_bytes(os.urandom(4), "big")
         )
         self._links: dict[int, Link] = {}

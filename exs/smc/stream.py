@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackStream", "SmcStream"]
 
-log = logging.getLogger("exs.smc")
+log: logging.Logger = logging.getLogger("exs.smc")
 
 GRACE_S = 2.0
 """How long after the end of TCP the peer's last word on the link is waited for."""
@@ -149,7 +149,7 @@ class FallbackStream(SocketStream):
     def __init__(
         self, tcp: _socket.socket, held: bytes = b"", crossing: frozenset[int] = frozenset(), reason: str = ""
     ) -> None:
-        self.tcp = trio.SocketStream(trio.socket.from_stdlib_socket(tcp))
+        self.tcp: trio.SocketStream = trio.SocketStream(trio.socket.from_stdlib_socket(tcp))
         self._filter = CrossingFilter(crossing)
         self._held = self._filter.feed(held) if held else b""
         self._reason = reason

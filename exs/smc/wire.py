@@ -98,9 +98,9 @@ class Reader:
     """
 
     def __init__(self, data: bytes | memoryview, what: str, position: int = 0) -> None:
-        self.data = bytes(data)
+        self.data: bytes = bytes(data)
         self.what = what
-        self.position = position
+        self.position: int = position
 
     @property
     def left(self) -> int:
@@ -133,7 +133,7 @@ class Writer:
     """
 
     def __init__(self, what: str) -> None:
-        self.data = bytearray()
+        self.data: bytearray = bytearray()
         self.what = what
 
     def put(self, value: bytes, size: int) -> Writer:
