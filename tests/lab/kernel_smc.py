@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -172,15 +173,19 @@ def peer(options: argparse.Namespace) -> None:
     """A program on AF_SMC: listens or connects, and does one thing on each connection.
 
     ``echo`` returns what comes until the end; ``exchange`` sends BYTES in pieces of CHUNK, half closes, receives all,
-    and says length and checksum; ``hold`` says so and waits for a line; ``sink`` receives and says length and checksum;
-    ``first`` closes at once; ``unread`` waits for a line and closes with whatever was not read.
+    and says length and checksum; ``sink`` receives and says length and checksum; ``drain`` says that it begins with
+    that; ``hold`` sends BYTES, says so, waits for a line and reads once; ``first`` sends BYTES and closes; ``unread``
+    waits for a line and closes with whatever was not read; ``urgent`` sends a byte out of band amid others; ``timed``
+    says how many seconds connecting and closing took.
     """
     with smc_socket() as sock:
         for name, size in ((socket.SO_RCVBUF, options.rcvbuf), (socket.SO_SNDBUF, options.sndbuf)):
             if size:
                 sock.setsockopt(socket.SOL_SOCKET, name, size)
         if options.host:
+            start = time.monotonic()
             sock.connect((options.host, options.port))
+            options.connected = time.monotonic() - start
             one_connection(sock, options)
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,7 +232,29 @@ def _sink(sock: socket.socket, options: argparse.Namespace) -> None:
     print("received", *receive_all(sock, options.chunk), flush=True)
 
 
+def _drain(sock: socket.socket, options: argparse.Namespace) -> None:
+    print("draining", flush=True)
+    _sink(sock, options)
+
+
+def _urgent(sock: socket.socket, options: argparse.Namespace) -> None:
+    sock.sendall(b"before")
+    sock.send(b"!", socket.MSG_OOB)
+    sock.sendall(b"after")
+    sock.shutdown(socket.SHUT_WR)
+    sock.recv(1)
+
+
+def _timed(sock: socket.socket, options: argparse.Namespace) -> None:
+    sock.shutdown(socket.SHUT_WR)
+    assert not sock.recv(1)
+    start = time.monotonic()
+    sock.close()
+    print(options.connected, time.monotonic() - start, flush=True)
+
+
 def _hold(sock: socket.socket, options: argparse.Namespace) -> None:
+    sock.sendall(pattern(options.bytes, options.seed))
     print("holding", flush=True)
     sys.stdin.readline()
     sock.settimeout(60)
@@ -243,7 +270,17 @@ def _unread(sock: socket.socket, options: argparse.Namespace) -> None:
     sys.stdin.readline()
 
 
-ACTIONS = {"echo": _echo, "exchange": _exchange, "sink": _sink, "hold": _hold, "first": _first, "unread": _unread}
+ACTIONS = {
+    "drain": _drain,
+    "echo": _echo,
+    "exchange": _exchange,
+    "first": _first,
+    "hold": _hold,
+    "sink": _sink,
+    "timed": _timed,
+    "unread": _unread,
+    "urgent": _urgent,
+}
 
 
 def status() -> dict[str, object]:

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""exs and the kernel's AF_SMC, each as client and as server: SMC-R v2 over soft-RoCE, with the data of both looked at.
-
-A connection that fell back to TCP works as well, so each test asks both sides what carries it.
-"""
+"""exs and the kernel's AF_SMC, each as client and as server: SMC-R v2 over soft-RoCE, and the data of both."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
-import agent
 import kernel_smc
 import pytest
 import smc_peer
 import trio
+from smc_peer import OPTIONS, ROLES, Role, in_thread
 
 import exs
 
@@ -25,29 +21,13 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-OPTIONS = exs.Options(protocol="smc", device="verbs", smc_eid=(kernel_smc.EID,))
 KIB, MIB = 1024, 1024 * 1024
-in_thread = trio.to_thread.run_sync
 
 
 @pytest.fixture(scope="module", autouse=True)
 def smc() -> None:
     """Both kernels are ready for SMC-R."""
-    kernel_smc.set_up()
-    agent.run([*smc_peer.PROGRAM, "set-up"])
-
-
-def carried(port: int, action: str) -> bool:
-    """Whether the second kernel carries its end of a connection by SMC-R; one that closed at once may be gone."""
-    modes = modes_there(port)
-    return modes == {"SMC-R"} or (action == "first" and not modes)
-
-
-def modes_there(port: int) -> set[str]:
-    """How the second kernel carries what it has to do with a port."""
-    rows = smc_peer.kernel_there()["sockets"]
-    assert isinstance(rows, list)
-    return {row["mode"] for row in rows if port in (row["local"], row["remote"]) and row["state"] != 10}
+    smc_peer.set_up()
 
 
 async def send(stream: exs.SocketStream, data: bytes, chunk: int) -> None:
@@ -77,74 +57,38 @@ async def exchange(stream: exs.SocketStream, size: int, chunk: int) -> None:
     assert found == [(size, hashlib.sha256(kernel_smc.pattern(size, 1)).hexdigest())]
 
 
-def received(size: int) -> str:
-    return f"received {size} {hashlib.sha256(kernel_smc.pattern(size, 2)).hexdigest()}\n"
-
-
-@asynccontextmanager
-async def client_of(
-    action: str, *options: object, use: exs.Options = OPTIONS
-) -> AsyncGenerator[tuple[exs.SocketStream, agent.Remote]]:
-    """exs connects to a server on AF_SMC."""
-    server = await in_thread(lambda: smc_peer.there(action, *options))
-    with server:
-        port = int(await in_thread(server.expect, "listening"))
-        with trio.fail_after(200):
-            async with await exs.open_stream(smc_peer.THERE, port, options=use) as stream:
-                assert stream.transport == "smc-r v2", stream.transport_reason
-                assert await in_thread(carried, port, action)
-                yield stream, server
-
-
-@asynccontextmanager
-async def server_of(
-    action: str, *options: object, use: exs.Options = OPTIONS
-) -> AsyncGenerator[tuple[exs.SocketStream, agent.Remote]]:
-    """A client on AF_SMC connects to exs."""
-    (listener,) = await exs.open_listeners(0, host=smc_peer.HERE, options=use)
-    port = listener.address[1]
-    client = await in_thread(lambda: smc_peer.there(action, "--host", smc_peer.HERE, "--port", port, *options))
-    with client, trio.fail_after(200):
-        async with listener, await listener.accept() as stream:
-            assert stream.transport == "smc-r v2", stream.transport_reason
-            assert await in_thread(carried, port, action)
-            yield stream, client
-
-
-ROLES = pytest.mark.parametrize("role", [client_of, server_of], ids=["client", "server"])
-
-
 @ROLES
 @pytest.mark.parametrize(("size", "chunk"), [(1, 1), (3000, 100), (300 * KIB, 7000), (4 * MIB, 64 * KIB)])
-async def test_both_directions_at_once(role: Callable[..., object], size: int, chunk: int) -> None:
+async def test_both_directions_at_once(role: Role, size: int, chunk: int) -> None:
     before = kernel_smc.sent_packets()
-    async with role("exchange", "--bytes", size, "--chunk", chunk) as (stream, other):  # type: ignore[attr-defined]
+    async with role("exchange", "--bytes", size, "--chunk", chunk) as (stream, other):
         await exchange(stream, size, chunk)
         status, text = await in_thread(other.wait)
-    assert (status, text) == (0, received(size))
+    assert (status, text) == (0, smc_peer.received(size))
     assert kernel_smc.sent_packets() > before
 
 
 @ROLES
-async def test_64_mib(role: Callable[..., object]) -> None:
-    async with role("exchange", "--bytes", 64 * MIB, "--chunk", 256 * KIB) as (stream, other):  # type: ignore[attr-defined]
+async def test_64_mib(role: Role) -> None:
+    async with role("exchange", "--bytes", 64 * MIB, "--chunk", 256 * KIB) as (stream, other):
         await exchange(stream, 64 * MIB, 256 * KIB)
-        assert (await in_thread(other.wait, 120.0))[1] == received(64 * MIB)
+        assert (await in_thread(other.wait, 120.0))[1] == smc_peer.received(64 * MIB)
 
 
 @ROLES
-@pytest.mark.parametrize("kib", [16, 512])
-async def test_buffers_of_every_size(role: Callable[..., object], kib: int) -> None:
+@pytest.mark.smcr(74, 75, 77)
+@pytest.mark.parametrize("kib", [16, 32, 64, 128, 256, 512])
+async def test_buffers_of_every_size(role: Role, kib: int) -> None:
     use = exs.Options(protocol="smc", device="verbs", smc_eid=(kernel_smc.EID,), ring_bytes=max(kib, 64) * KIB)
     sizes = ("--rcvbuf", kib * KIB, "--sndbuf", kib * KIB)
-    async with role("exchange", "--bytes", MIB, "--chunk", 50_000, *sizes, use=use) as (stream, other):  # type: ignore[attr-defined]
+    async with role("exchange", "--bytes", MIB, "--chunk", 50_000, *sizes, use=use) as (stream, other):
         await exchange(stream, MIB, 50_000)
-        assert (await in_thread(other.wait))[1] == received(MIB)
+        assert (await in_thread(other.wait))[1] == smc_peer.received(MIB)
 
 
 @ROLES
-async def test_a_view_of_the_buffer(role: Callable[..., object]) -> None:
-    async with role("exchange", "--bytes", 200_000) as (stream, other):  # type: ignore[attr-defined]
+async def test_a_view_of_the_buffer(role: Role) -> None:
+    async with role("exchange", "--bytes", 200_000) as (stream, other):
         digest, total = hashlib.sha256(), 0
         await send(stream, kernel_smc.pattern(10, 2), 10)
         while True:
@@ -154,7 +98,7 @@ async def test_a_view_of_the_buffer(role: Callable[..., object]) -> None:
                 digest.update(view)
                 total += len(view)
         assert (total, digest.digest()) == (200_000, hashlib.sha256(kernel_smc.pattern(200_000, 1)).digest())
-        assert (await in_thread(other.wait))[1] == received(10)
+        assert (await in_thread(other.wait))[1] == smc_peer.received(10)
 
 
 def link_groups_there() -> int:
@@ -186,14 +130,16 @@ async def test_several_connections_in_one_link_group() -> None:
 
 
 @ROLES
-async def test_the_kernel_closes_first(role: Callable[..., object]) -> None:
-    async with role("first", "--bytes", 5000) as (stream, _):  # type: ignore[attr-defined]
+@pytest.mark.smcr(85)
+async def test_the_kernel_closes_first(role: Role) -> None:
+    async with role("first", "--bytes", 5000) as (stream, _):
         assert (await receive(stream, 700))[0] == 5000
 
 
 @ROLES
-async def test_half_close(role: Callable[..., object]) -> None:
-    async with role("echo") as (stream, other):  # type: ignore[attr-defined]
+@pytest.mark.smcr(86)
+async def test_half_close(role: Role) -> None:
+    async with role("echo") as (stream, other):
         await stream.send_all(b"before the end")
         await stream.send_eof()
         assert (await receive(stream, 700))[0] == len(b"before the end")
@@ -201,8 +147,9 @@ async def test_half_close(role: Callable[..., object]) -> None:
 
 
 @ROLES
-async def test_the_kernel_closes_with_unread_data(role: Callable[..., object]) -> None:
-    async with role("unread") as (stream, other):  # type: ignore[attr-defined]
+@pytest.mark.smcr(87)
+async def test_the_kernel_closes_with_unread_data(role: Role) -> None:
+    async with role("unread") as (stream, other):
         await in_thread(other.expect, "unread")
         await stream.send_all(b"never read")
         await trio.sleep(1)
@@ -214,8 +161,8 @@ async def test_the_kernel_closes_with_unread_data(role: Callable[..., object]) -
 
 
 @ROLES
-async def test_the_kernels_program_is_killed(role: Callable[..., object]) -> None:
-    async with role("hold") as (stream, other):  # type: ignore[attr-defined]
+async def test_the_kernels_program_is_killed(role: Role) -> None:
+    async with role("hold") as (stream, other):
         await in_thread(other.expect, "holding")
         other.kill()
         with trio.fail_after(60):
