@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Which test shows which point of SMC-R: from tests/conformance/points.toml and the tests themselves.
 
-A test in Python names its points by ``@pytest.mark.smcr(7)``, anywhere below tests/; a check in C, in test_smc*.c, by
+A test in Python names its points by ``@pytest.mark.smcr(7)``, anywhere below tests/; a check in C, in tests/native, by
 the beginning of its words, ``"point 7: ..."`` or ``"points 7, 8: ..."``.
 
     python docs/smcr_conformance.py check           fails for a point with neither a test nor a reason, or with both
-    python docs/smcr_conformance.py write [XML...]  the same, and makes the page docs/reference/smc-r-conformance.md;
-                                                    with JUnit reports of pytest it says what came out
+    python docs/smcr_conformance.py write [XML...]  the same, and makes the page docs/reference/smc-r-conformance.md,
+                                                    which says what came out, by JUnit reports of pytest and meson;
+                                                    where none is named, by those that ``make test`` has left
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 POINTS = ROOT / "tests" / "conformance" / "points.toml"
 PAGE = ROOT / "docs" / "reference" / "smc-r-conformance.md"
+LEFT = (ROOT / "build" / "pytest.xml", ROOT / "build" / "native" / "meson-logs" / "testlog.junit.xml")
+"""Reports of the last ``make test``."""
 
 IN_C = re.compile(r'"points? (\d+(?:, \d+)*): ')
+PROGRAM = re.compile(r"exs:(\w+)$")
+"""How meson names a program in C: by its suite, the project and itself."""
 SIDES = {"S": "server", "C": "client", "B": "both"}
 
 
@@ -65,7 +70,7 @@ def collect(root: Path) -> Tests:
         if "mark.smcr" in text:
             for name, number in marked(ast.parse(text)):
                 found[number].append(Test(path.relative_to(root).as_posix(), name))
-    for path in sorted((root / "tests" / "native").glob("test_smc*.c")):
+    for path in sorted((root / "tests" / "native").glob("test_*.c")):
         numbers = {int(n) for said in IN_C.findall(path.read_text(encoding="utf-8")) for n in said.split(", ")}
         for number in numbers:
             found[number].append(Test(path.relative_to(root).as_posix()))
@@ -93,17 +98,24 @@ def problems(chapters: list[dict[str, object]], tests: Tests) -> list[str]:
     return wrong
 
 
+def named(case: ET.Element) -> tuple[str, str]:
+    """File and function of a case in a report; of a program in C the file alone."""
+    where = case.get("classname", "")
+    if program := PROGRAM.search(where):
+        return f"tests/native/test_{program[1]}.c", ""
+    return where.replace(".", "/") + ".py", case.get("name", "").split("[")[0]
+
+
 def results(reports: list[Path]) -> dict[tuple[str, str], set[str]]:
     """What came out, by file and function: ``passed``, ``failed``, ``skipped``; several for one with parameters."""
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for report in reports:
         for case in ET.parse(report).getroot().iter("testcase"):
-            path = case.get("classname", "").replace(".", "/") + ".py"
             outcome = "passed"
             for kind in ("failure", "error", "skipped"):
                 if case.find(kind) is not None:
                     outcome = "skipped" if kind == "skipped" else "failed"
-            found[path, case.get("name", "").split("[")[0]].add(outcome)
+            found[named(case)].add(outcome)
     return found
 
 
@@ -126,7 +138,8 @@ def page(chapters: list[dict[str, object]], tests: Tests, outcomes: dict[tuple[s
         "# Conformance with SMC-R",
         "",
         f"{covered} of {len(points)} points have a test; each other one has the reason why not. "
-        "The bytes are in [](../wire/smc-r.md).",
+        + ("What came out is behind each test. " if outcomes else "")
+        + "The bytes are in [](../wire/smc-r.md).",
     ]
     for chapter in chapters:
         lines += [
@@ -153,7 +166,8 @@ def main(what: str, reports: list[str] | None = None) -> int:
     for line in wrong:
         print(f"smcr_conformance: {line}", file=sys.stderr)
     if not wrong and what == "write":
-        PAGE.write_text(page(chapters, tests, results([Path(r) for r in reports or []])), encoding="utf-8")
+        found = [Path(r) for r in reports] if reports else [report for report in LEFT if report.exists()]
+        PAGE.write_text(page(chapters, tests, results(found)), encoding="utf-8")
     return 1 if wrong else 0
 
 

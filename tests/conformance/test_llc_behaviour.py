@@ -65,6 +65,17 @@ def test_044_confirm_link_and_its_answer(local: dict[str, object]) -> None:
     assert (request[4:10], response[4:10]) == (two.local.mac, one.local.mac)
 
 
+@pytest.mark.smcr(54)
+@pytest.mark.parametrize("local", [{}, V1], ids=["v2", "v1"])
+def test_054_both_sides_watch_their_link_for_30_s_and_2_s(local: dict[str, object]) -> None:
+    """What is done with these is C's, and shown there."""
+    *_, calls = linked(**local)
+    version = 1 if local else 2
+    for call in calls:
+        (watch,) = [action for action in call.log if isinstance(action, a.ActivateLink)]
+        assert (watch.version, watch.interval_ms, watch.timeout_ms) == (version, 30_000, 2_000)
+
+
 @pytest.mark.smcr(46)
 def test_046_confirm_link_is_sent_again_and_a_second_answer_does_no_harm() -> None:
     world, one, two = pair()

@@ -27,6 +27,8 @@ static struct {
     struct ibv_async_event events[8];
     int n_events, acked;
     union ibv_gid gid;
+    struct ibv_qp_attr attr; /* of the last ibv_modify_qp */
+    int attr_mask;
     int channels;        /* rdma_cm's, alive */
     atomic_int qps, ids; /* the same; threads end them */
     sem_t kernel;        /* rdma_destroy_id waits for it */
@@ -203,10 +205,26 @@ static int fake_query_gid(struct ibv_context *ctx, uint8_t port, int index, unio
 
 static int fake_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
-    (void)attr;
-    (void)mask;
-    qp->state = IBV_QPS_ERR;
+    fake.attr = *attr;
+    fake.attr_mask = mask;
+    qp->state = attr->qp_state;
     return 0;
+}
+
+/* The one that the test brings. */
+static struct ibv_qp *fake_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
+{
+    (void)pd;
+    return init->qp_context;
+}
+
+static ssize_t fake_query_gid_table(struct ibv_context *ctx, struct ibv_gid_entry *entries, size_t max, uint32_t flags,
+                                    size_t size)
+{
+    (void)ctx, (void)flags;
+    must(max > 0 && size == sizeof *entries);
+    entries[0] = (struct ibv_gid_entry){.gid = fake.gid, .port_num = 1, .gid_type = IBV_GID_TYPE_ROCE_V2};
+    return 1;
 }
 
 static int fake_destroy_qp(struct ibv_qp *qp)
@@ -288,6 +306,8 @@ static void fill_lib(struct verbs_lib *lib)
     lib->ibv_event_type_str = fake_event_str;
     lib->ibv_query_gid = fake_query_gid;
     lib->ibv_modify_qp = fake_modify_qp;
+    lib->ibv_create_qp = fake_create_qp;
+    lib->_ibv_query_gid_table = fake_query_gid_table;
     lib->ibv_destroy_qp = fake_destroy_qp;
     lib->rdma_create_event_channel = fake_create_event_channel;
     lib->rdma_destroy_event_channel = fake_destroy_event_channel;

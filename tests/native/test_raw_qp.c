@@ -3,6 +3,7 @@
  * What would travel in CLC messages goes through a socket pair here. */
 #include <sys/wait.h>
 
+#include "device/soft/tcp.h"
 #include "soft_pair.h"
 
 /* What one end tells the other: CLC's part. */
@@ -142,6 +143,62 @@ static void test_receives(void)
     pair_close(p);
 }
 
+/* What soft itself never sends: a request to read len bytes from there.  RFC 5040 figure 6 */
+static void ask_to_read(struct side *s, uint32_t rkey, const void *at, uint32_t len)
+{
+    const struct soft_tcp *t = soft_tcp_of(soft_qp_of(s->qp)->path);
+    struct iwarp_segment seg = {
+        .last = true, .opcode = IWARP_READ_REQUEST, .qn = IWARP_QN_READ, .msn = 1, .payload = IWARP_READ_LEN};
+    struct {
+        exsi_be32 sink_stag;
+        exsi_be64 sink_to;
+        exsi_be32 len, stag;
+        exsi_be64 to;
+    } body = {.len = exsi_put32(len), .stag = exsi_put32(rkey), .to = exsi_put64((uint64_t)(uintptr_t)at)};
+    _Static_assert(sizeof body == IWARP_READ_LEN, "RFC 5040 figure 6");
+    uint8_t frame[IWARP_UNTAGGED_LEN + IWARP_READ_LEN + IWARP_TRAILER_MAX];
+    uint32_t n = iwarp_encode(&seg, frame);
+    memcpy(frame + n, &body, sizeof body);
+    n += (uint32_t)sizeof body;
+    must(!t->crc);
+    n += iwarp_put_trailer(n, 0, frame + n);
+    must(write(t->fd, frame, n) == (ssize_t)n);
+}
+
+/* A key lets its peer write, and nobody read. */
+static void test_remote_read(void)
+{
+    struct pair *p = &pair;
+    struct exsi_raw_address a, b;
+    uint32_t rkey;
+    pair_open(p);
+    raw_open(&p->a);
+    raw_open(&p->b);
+    struct mem ring = mem_new(p, LEN, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE), out = mem_new(p, 64, 0);
+    struct mem slot = mem_new(p, 64, EXSI_ACCESS_LOCAL_WRITE);
+    must(ops->key_bind(p->b.qp, ring.mr, ring.at, LEN, &rkey) == 0);
+    must(ops->raw_query(p->a.qp, &a) == 0 && ops->raw_query(p->b.qp, &b) == 0);
+    must(ops->raw_to_rtr(p->a.qp, &b) == 0 && ops->raw_to_rtr(p->b.qp, &a) == 0);
+    must(ops->raw_to_rts(p->a.qp) == 0 && ops->raw_to_rts(p->b.qp) == 0);
+    post_recv(&p->b, &slot, 0, 64, 1);
+    mem_fill(&out, 3);
+    struct exsi_send_wr wr[2] = {wr_write(&out, 0, 64, ring.at, rkey, 1), wr_send(&out, 0, 8, 2)};
+    must(post(&p->a, wr, 2) == 0 && pair_until(p, p->b.n_recv == 1 && p->a.n_send == 2));
+    ok(memcmp(ring.at, out.at, 64) == 0, "point 39: a peer with the key writes");
+    struct exsi_send_wr read = wr[0];
+    read.op = EXSI_WR_READ;
+    ok(ops->post_send(p->a.qp, &read, 1) == -EOPNOTSUPP, "and has no way to read");
+    ask_to_read(&p->a, rkey, ring.at, 64);
+    ok(pair_until(p, p->b.down) && p->b.error == EPROTO, "one that asks all the same ends the queue pair");
+    ok(pair_until(p, p->a.down) && strstr(p->a.reason, "Terminate"), "and gets no byte (%s)", p->a.reason);
+    side_end(&p->a);
+    side_end(&p->b);
+    mem_free(p, &ring);
+    mem_free(p, &out);
+    mem_free(p, &slot);
+    pair_close(p);
+}
+
 static void test_refusals(void)
 {
     struct pair *p = &pair;
@@ -181,6 +238,7 @@ int main(void)
     test_story(0, 40);
     test_story(40, 0);
     test_receives();
+    test_remote_read();
     test_refusals();
     return tap_done();
 }

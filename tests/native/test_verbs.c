@@ -305,6 +305,29 @@ static void test_address_that_goes_ends_its_connections(void)
     tear_down(f);
 }
 
+/* What SMC-R makes its links of. */
+static void test_raw_queue_pair_allows_writes_only(void)
+{
+    struct fixture *f = set_up(false);
+    struct fake_qp q;
+    char buf[100];
+    struct exsi_mem ring = memory(buf, sizeof buf, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    struct exsi_dmr *dmr;
+    struct ibv_mr *mr;
+    open_seat(f);
+    qp_init(f, &q, 0);
+    struct ibv_qp_init_attr init = {.qp_context = &q.ib};
+    must(verbs_raw_open(&q.qp, &init) == 0);
+    ok(fake.attr.qp_state == IBV_QPS_INIT && fake.attr_mask & IBV_QP_ACCESS_FLAGS &&
+           fake.attr.qp_access_flags == IBV_ACCESS_REMOTE_WRITE,
+       "point 39: a raw queue pair lets its peer write, not read");
+    must(verbs_mr_reg(&f->vdev.dev, &ring, &dmr) == 0 && verbs_mr_in(dmr, &f->adapters[0].domain, &mr) == 0);
+    ok(fake.last_access == (IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE), "and so does a ring");
+    verbs_mr_dereg(&f->vdev.dev, dmr);
+    qp_fini(&q);
+    tear_down(f);
+}
+
 static void run_for(struct fixture *f, unsigned ms)
 {
     uint64_t end = exsi_now_ns() + (uint64_t)ms * 1000000;
@@ -476,6 +499,7 @@ int main(void)
     test_without_windows_the_key_is_the_regions();
     test_events_strike_the_queue_pair_that_they_name();
     test_address_that_goes_ends_its_connections();
+    test_raw_queue_pair_allows_writes_only();
     test_port_has_time_to_come_back();
     test_queues_have_room_for_everything();
     test_completion_of_the_past_is_dropped();

@@ -63,6 +63,18 @@ def test_the_page_says_what_came_out(tmp_path: Path) -> None:
     assert "| 2 | both | it works | not covered: later |" in page
 
 
+def test_the_page_says_what_came_out_of_a_program_in_c(tmp_path: Path) -> None:
+    tests = SCRIPT["collect"](project(tmp_path, c='ok(1, "point 1: one");'))
+    report = tmp_path / "r.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="exs.native - exs:smc_a" name="1 - point 1: one"/>'
+        '<testcase classname="exs.native - exs:smc_a" name="2 - more"><failure/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    page = SCRIPT["page"](chapters(p1=""), tests, SCRIPT["results"]([report]))
+    assert "| 1 | both | it works | `tests/native/test_smc_a.c`: failed, passed |" in page
+
+
 def test_the_page_says_what_a_test_does_not_show(tmp_path: Path) -> None:
     tests = SCRIPT["collect"](project(tmp_path, "@smcr(1)\ndef test_a(): ...\n"))
     points = chapters(p1="")
