@@ -125,7 +125,8 @@ class SmcListener(SocketListener):
     async def _greet(self, tcp: _socket.socket) -> None:
         try:
             if self._settings.smc_option == "bpf" and not option.offered(tcp):
-                stream: SocketStream = FallbackStream(tcp, reason="the peer did not offer SMC-R")
+                why = option.available() or "the peer did not offer SMC-R"
+                stream: SocketStream = FallbackStream(tcp, reason=why)
             else:
                 stream = await greet(tcp, self._settings)
         except Error as error:

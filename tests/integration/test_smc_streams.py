@@ -5,42 +5,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 import trustme
+from smc_sides import EID, SMC, pair, receive_all
 
 import exs
-from exs.smc import clc
-from exs.smc.stream import SmcStream
+from exs.smc import clc, option
 
-EID = ("EXS.TEST",)
-SMC = exs.Options(protocol="smc", device="soft", smc_option="assume", smc_eid=EID)
 KIB, MIB = 1024, 1024 * 1024
-
-
-@asynccontextmanager
-async def pair(
-    options: exs.Options = SMC, server: exs.Options | None = None
-) -> AsyncGenerator[tuple[exs.SocketStream, exs.SocketStream]]:
-    """Client and server of one connection."""
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=server or options)
-    accepted: list[exs.SocketStream] = []
-
-    async def accept() -> None:
-        accepted.append(await listener.accept())
-
-    async with listener:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept)
-            stream = await exs.open_stream("127.0.0.1", listener.address[1], options=options)
-        async with stream, accepted[0]:
-            yield stream, accepted[0]
 
 
 async def make_pair() -> tuple[exs.SocketStream, exs.SocketStream]:
@@ -55,13 +33,6 @@ async def make_pair() -> tuple[exs.SocketStream, exs.SocketStream]:
         stream = await exs.open_stream("127.0.0.1", listener.address[1], options=SMC)
     await listener.aclose()
     return stream, accepted[0]
-
-
-async def receive_all(stream: exs.SocketStream) -> bytes:
-    found = bytearray()
-    async for chunk in stream:
-        found += chunk
-    return bytes(found)
 
 
 async def test_trios_contract() -> None:
@@ -168,16 +139,6 @@ async def test_a_close_with_unread_data_is_a_reset() -> None:
             await one.receive_some()
 
 
-async def test_a_peer_whose_tcp_ends_without_a_word_is_a_reset() -> None:
-    async with pair() as (one, two):
-        assert isinstance(one, SmcStream)
-        one._tcp.shutdown(socket.SHUT_RDWR)
-        with trio.fail_after(20), pytest.raises(trio.BrokenResourceError) as broken:
-            await two.receive_some()
-        assert isinstance(broken.value.__cause__, exs.Error)
-        assert broken.value.__cause__.errno == errno.ECONNRESET
-
-
 async def test_tls() -> None:
     authority = trustme.CA()
     at_server, at_client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
@@ -208,6 +169,16 @@ async def test_no_device_in_common_is_tcp() -> None:
         assert await one.receive_some() == b""
         with pytest.raises(exs.Error):
             _ = one.socket
+
+
+async def test_both_sides_say_that_the_option_may_not_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(option, "_owner", os.getpid())
+    monkeypatch.setattr(option, "_program", None)
+    monkeypatch.setattr(option, "_why", "not permitted, the test says")
+    options = exs.Options(protocol="smc", device="soft", smc_option="bpf", smc_eid=EID)
+    async with pair(options) as (one, two):
+        assert (one.transport, two.transport) == ("tcp", "tcp")
+        assert (one.transport_reason, two.transport_reason) == ("not permitted, the test says",) * 2
 
 
 async def test_no_eid_in_common_leaves_version_1() -> None:
