@@ -24,12 +24,12 @@ from exs.errors import from_errno
 from exs.smc import actions as a
 from exs.smc import clc, option
 from exs.smc.client import Client
-from exs.smc.handshake import ENDS
-from exs.smc.local import facts
+from exs.smc.local import SOFT_PREFIX, facts
 from exs.smc.reading import ClcReader
 from exs.smc.server import Server
 from exs.smc.service import current_service
 from exs.smc.stream import FallbackStream, SmcStream
+from exs.smc.turns import current_turns
 from exs.sockets import Socket
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Call", "greet", "open_smc_stream", "propose"]
 
 log: logging.Logger = logging.getLogger("exs.smc")
+
+FACTS_S = 1.0
+"""How long what was found out of this host is believed."""
 
 
 class Call:
@@ -61,9 +64,8 @@ class Call:
         self._tcp = tcp
         self._reader = ClcReader()
         self._end: a.OpenConnection | a.Fallback | a.Fail | None = None
-        self._told = trio.Event()
-        self._late = b""
-        """Read, but not looked at: the handshake had ended meanwhile."""
+        self._wait = trio.CancelScope()
+        """Around the present wait for TCP; ended by whatever else there is to look at."""
 
     async def run(self) -> SocketStream:
         """Go through with it.
@@ -76,10 +78,12 @@ class Call:
         self._service.enlist(self)
         try:
             self.feed(a.Start())
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read)
-                await self._wait_for_end()
-                nursery.cancel_scope.cancel()
+            while self._end is None:
+                with trio.CancelScope(deadline=self._deadline()) as self._wait:
+                    await trio.lowlevel.wait_readable(self._tcp)
+                # Also if the time is up: on a busy host what came in time may be seen late.
+                if self._read() and self._wait.cancelled_caught:
+                    self.feed(a.Timeout())
             return self._result()
         except BaseException:
             if self._end is None:
@@ -94,11 +98,14 @@ class Call:
     def feed(self, event: a.Event) -> None:
         """Give the machine an event, and do what it asks for."""
         self._service.perform(self.machine.receive(event, now=trio.current_time()), self)
-        self._told.set()
 
     def tell(self, event: a.Event) -> None:
-        """An event from a link group."""
+        """An event from a link group, while :meth:`run` waits for TCP."""
         self.feed(event)
+        if self._end is None:
+            self._wait.deadline = self._deadline()
+        else:
+            self._wait.cancel()
 
     def write(self, data: bytes) -> None:
         """Write a CLC message: a new connection has room for it.
@@ -115,22 +122,28 @@ class Call:
 
     # --- inside
 
-    async def _read(self) -> None:
-        tcp = trio.socket.from_stdlib_socket(self._tcp)
-        while self.machine.state not in ENDS:
+    def _deadline(self) -> float:
+        deadline = self.machine.deadline
+        return math.inf if deadline is None else deadline
+
+    def _read(self) -> bool:
+        """Take what lies there, one message after the other, and nothing behind the last one.
+
+        Returns:
+            Whether the handshake goes on.
+        """
+        while self._end is None:
             try:
-                data = await tcp.recv(self._reader.missing)
+                data = self._tcp.recv(self._reader.missing)
+            except BlockingIOError:
+                return True
             except OSError:
                 data = b""
-            if self._end is not None:
-                self._late = data
-                return
             event = self._reader.feed(data) if data else self._reader.end()
             if event is not None:
                 self._look_at(event)
                 self.feed(event)
-            if not data:
-                return
+        return False
 
     def _look_at(self, event: a.Event) -> None:
         """A PROPOSAL says by its GID which kind of device it came from."""
@@ -138,15 +151,6 @@ class Call:
             proposal = event.message
             gid = proposal.v2.gid if proposal.v2 is not None else proposal.gid
             self.machine.local = local_facts(self._service, self._tcp, self.settings, gid)
-
-    async def _wait_for_end(self) -> None:
-        while self._end is None:
-            self._told = trio.Event()
-            deadline = self.machine.deadline
-            with trio.move_on_at(math.inf if deadline is None else deadline) as scope:
-                await self._told.wait()
-            if scope.cancelled_caught:
-                self.feed(a.Timeout())
 
     def _result(self) -> SocketStream:
         match self._end:
@@ -157,7 +161,7 @@ class Call:
             case a.Fallback(reason, by_peer, payload, crossing):
                 why = f"{clc.reason_text(reason)} ({reason:08x})" if reason else "the peer speaks plain TCP"
                 log.info("smc: plain TCP: %s%s", why, ", says the peer" if by_peer and reason else "")
-                return FallbackStream(self._tcp, payload + self._reader.end().data + self._late, crossing, why)
+                return FallbackStream(self._tcp, payload + self._reader.end().data, crossing, why)
             case a.Fail(error):
                 raise error
             case None:
@@ -165,9 +169,18 @@ class Call:
 
 
 def local_facts(service: Service, tcp: _socket.socket, settings: Settings, peer: bytes = b"") -> Local:
-    """What this side brings, for the TCP connection at hand."""
+    """What this side brings, for the TCP connection at hand.
+
+    Of a burst of connections each would find the same, so it is looked up once a second at most.
+    """
     name = tcp.getsockname()
-    return facts((name[0], name[1]), settings, service.soft_port, peer)
+    key = name[0], settings, peer[: len(SOFT_PREFIX)]
+    now = trio.current_time()
+    at, known = service.facts.get(key, (-math.inf, None))
+    if known is None or now - at > FACTS_S:
+        known = facts((name[0], name[1]), settings, service.soft_port, peer)
+        service.facts[key] = now, known
+    return known
 
 
 async def propose(tcp: _socket.socket, settings: Settings) -> SocketStream:
@@ -208,11 +221,12 @@ async def open_smc_stream(
 
     *Cancellation:* nothing is left open.
     """
-    tcp = await race(host, port, delay, lambda family: _Dialled(family, settings), _Dialled.connect)
-    found = tcp.socket
-    if settings.smc_option == "bpf" and not option.answered(found):
-        return FallbackStream(found, reason=option.available() or "the peer does not speak SMC-R")
-    return await propose(found, settings)
+    async with current_turns().one((host, port)):
+        tcp = await race(host, port, delay, lambda family: _Dialled(family, settings), _Dialled.connect)
+        found = tcp.socket
+        if settings.smc_option == "bpf" and not option.answered(found):
+            return FallbackStream(found, reason=option.available() or "the peer does not speak SMC-R")
+        return await propose(found, settings)
 
 
 class _Dialled:

@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from exs._native import RawEvent
     from exs._pump import Pump
     from exs.smc.connect import Call
+    from exs.smc.handshake import Local
 
 __all__ = ["Service", "current_service"]
 
 log: logging.Logger = logging.getLogger("exs.smc")
+
+_MOVES = (a.SendLlc, a.Fallback, a.Fail)
+"""What a handshake asks for when it has changed when its group is next due."""
 
 _runvar: trio.lowlevel.RunVar[Service] = trio.lowlevel.RunVar("exs smc service")
 
@@ -71,6 +75,8 @@ class Service:
         self._last_rmb = 0
         self._soft: Port | None = None
         self._settings = settings
+        self.facts: dict[tuple[str, Settings, bytes], tuple[float, Local]] = {}
+        """What was found out of this host, and when: by our address, what was asked for, and the kind of peer."""
         instance = os.urandom(2)
         while instance == bytes(2):
             instance = os.urandom(2)
@@ -134,7 +140,8 @@ class Service:
                 elif isinstance(action, a.SendLlc):
                     self.perform(self.groups.link_down(action.link, now=trio.current_time()))
                 break
-        self._changed.set()
+        if call is None or any(isinstance(action, _MOVES) for action in actions):
+            self._changed.set()
 
     def _do(self, action: a.Action, call: Call | None) -> None:
         match action:

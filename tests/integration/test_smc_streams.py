@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from ground import scaled
 from smc_sides import EID, SMC, pair, receive_all
 
 import exs
@@ -127,6 +128,27 @@ async def test_many_connections_share_a_link_group() -> None:
         for number, stream in enumerate(streams):
             assert await stream.receive_some() == b"%d" % number
             await stream.aclose()
+
+
+async def test_a_crowd_that_connects_at_once_speaks_smc_all_of_it() -> None:
+    """Buffers are announced one after the other: if all began at once, the last ones would be late on a busy host."""
+    crowd = scaled(100, 40)
+    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=SMC)
+    streams: list[exs.SocketStream] = []
+
+    async def connect() -> None:
+        streams.append(await exs.open_stream("127.0.0.1", listener.address[1], options=SMC))
+
+    async with listener:
+        async with trio.open_nursery() as nursery:
+            for _ in range(crowd):
+                nursery.start_soon(connect)
+            for _ in range(crowd):
+                streams.append(await listener.accept())
+        assert {stream.transport for stream in streams} == {"smc-r v2"}
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(stream.aclose)
 
 
 async def test_a_close_with_unread_data_is_a_reset() -> None:
