@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -87,6 +89,25 @@ def test_send_mmap(tmp_path: Path, nbytes: int) -> None:
         assert not errors
         assert receiver.returncode == 0
     assert target.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("nbytes", [1, 300_000])
+def test_smc_stream(nbytes: int) -> None:
+    with server("09_smc_stream.py", "serve", 0) as (process, port):
+        said = run("09_smc_stream.py", "127.0.0.1", port, nbytes)
+        assert said == f"connected by smc-r v2\n{nbytes} bytes, the same on both sides\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"received {nbytes} bytes by smc-r v2\n"
+
+
+def test_smc_stream_to_a_plain_peer() -> None:
+    with server("09_smc_stream.py", "serve", 0) as (process, port):
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=BOUND_S) as plain:
+            plain.sendall(b"hello")
+            plain.shutdown(socket.SHUT_WR)
+            assert plain.makefile("rb").read() == hashlib.sha256(b"hello").digest()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "received 5 bytes by tcp: the peer speaks plain TCP\n"
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("0*.py")), ids=lambda p: p.name)
