@@ -66,6 +66,23 @@ def test_tutorial_server_and_client_talk(tmp_path: Path) -> None:
             assert "Traceback" not in errors or "KeyboardInterrupt" in errors, errors
 
 
+def test_tutorial_on_smc_speaks_plain_tcp_where_there_is_no_af_smc(tmp_path: Path) -> None:
+    """Its two programs as they stand, but for the address, the family of the server's socket, and the wait."""
+    server, client = blocks("docs/tutorials/smc-r.md")
+    port = str(free_port())
+    for old, new in (("10.0.0.2", "127.0.0.1"), ("7000", port), ("AF_SMC = 43", "AF_SMC = socket.AF_INET")):
+        server, client = server.replace(old, new), client.replace(old, new)
+    served = subprocess.Popen([sys.executable, "-c", server], cwd=tmp_path)
+    try:
+        wait_for(int(port))
+        said = run(client.replace("sleep(10)", "sleep(0)"), tmp_path).splitlines()
+    finally:
+        served.kill()
+        served.wait(10)
+    assert said[0].startswith("carried by tcp ")
+    assert said[1] == "came back: hello from exs"
+
+
 def wait_for(port: int) -> None:
     """Until somebody listens; the listener sees a connection that says nothing, and must not mind."""
     for _ in range(200):
