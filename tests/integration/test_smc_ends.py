@@ -136,7 +136,6 @@ async def test_the_peer_of_a_process_that_is_killed_sees_an_error() -> None:
 async def test_the_peer_of_a_process_that_is_only_silent_sees_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing tells that a queue pair is gone, as on soft-RoCE; here nothing does while TCP stands."""
     monkeypatch.setattr(link_group, "TEST_INTERVAL", SHORT)
-    monkeypatch.setattr(link_group, "TEST_TIMEOUT", SHORT)
     async with partner("never") as (process, stream):
         process.send_signal(signal.SIGSTOP)
         assert await reset(stream) == errno.ECONNABORTED
