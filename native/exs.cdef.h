@@ -204,7 +204,27 @@ typedef struct {
     uint32_t connections;
     uint64_t cdc_received, cdc_sent, cdc_unknown, llc_received, llc_sent, tests_answered, tests_sent;
     uint64_t idle_ms;
+    uint32_t rings;
+    uint64_t ring_bytes;
 } exsi_smc_link_info;
+
+typedef struct {
+    uint32_t wrap, count;
+} exsi_smc_cursor_info;
+
+typedef struct {
+    uint64_t socket;
+    uint32_t token, peer_token;
+    uint32_t size, peer_size;
+    exsi_smc_cursor_info produced, peer_consumed;
+    exsi_smc_cursor_info peer_produced, consumed, told;
+    uint64_t sent, received;
+    uint64_t unsent;
+    uint64_t unread;
+    uint8_t producer_flags, peer_producer_flags;
+    uint8_t connection_flags, peer_connection_flags;
+    int32_t error;
+} exsi_smc_connection_info;
 int exsi_smc_link_new(exsi_ctx *ctx, uint64_t group, const char *device, const uint8_t *gid, uint64_t *link);
 int exsi_smc_link_address(exsi_ctx *ctx, uint64_t link, exsi_smc_address *own);
 int exsi_smc_link_to_rtr(exsi_ctx *ctx, uint64_t link, const exsi_smc_address *peer);
@@ -224,5 +244,6 @@ int exsi_smc_connection_new(exsi_ctx *ctx, uint64_t link, uint64_t rmb, uint32_t
 int exsi_smc_connection_open(exsi_ctx *ctx, uint64_t sock, uint32_t peer_rkey, uint64_t peer_vaddr, uint64_t peer_size,
                              uint32_t peer_token);
 int exsi_smc_connection_abort(exsi_ctx *ctx, uint64_t sock, int error);
+int exsi_smc_connection_query(exsi_ctx *ctx, uint64_t link, uint32_t own_token, exsi_smc_connection_info *out);
 int exsi_recv_view(exsi_ctx *ctx, uint64_t sock, void **addr, uint64_t *len);
 int exsi_recv_release(exsi_ctx *ctx, uint64_t sock, uint64_t n);

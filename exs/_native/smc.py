@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from exs._config import Settings
     from exs._exs import CData
 
-__all__ = ["Address", "ConnectionDone", "LinkDown", "LinkInfo", "Llc", "Notice"]
+__all__ = ["Address", "ConnectionDone", "ConnectionInfo", "CursorInfo", "LinkDown", "LinkInfo", "Llc", "Notice"]
 
 ADDRESS = "exsi_smc_address *"
 NOTHING = ffi.new("char[1]")
@@ -78,6 +78,39 @@ class LinkInfo(NamedTuple):
     tests_answered: int
     tests_sent: int
     idle_ms: int
+    rings: int
+    ring_bytes: int
+
+
+class CursorInfo(NamedTuple):
+    """A place in a ring: how often its end was passed, and the offset."""
+
+    wrap: int
+    count: int
+
+
+class ConnectionInfo(NamedTuple):
+    """What the core knows of a connection; ``peer_token`` and ``peer_size`` are 0 before the peer's end is known."""
+
+    socket: int
+    token: int
+    peer_token: int
+    size: int
+    peer_size: int
+    produced: CursorInfo
+    peer_consumed: CursorInfo
+    peer_produced: CursorInfo
+    consumed: CursorInfo
+    told: CursorInfo
+    sent: int
+    received: int
+    unsent: int
+    unread: int
+    producer_flags: int
+    peer_producer_flags: int
+    connection_flags: int
+    peer_connection_flags: int
+    error: int
 
 
 def link_new(group: int, device: str, gid: bytes | None) -> int:
@@ -151,6 +184,8 @@ def link_query(link: int) -> LinkInfo:
         info.tests_answered,
         info.tests_sent,
         info.idle_ms,
+        info.rings,
+        info.ring_bytes,
     )
 
 
@@ -189,6 +224,36 @@ def connection_abort(sock: int, error: int) -> None:
     check(lib.exsi_smc_connection_abort(context().pointer, sock, error))
 
 
+def connection_query(link: int, token: int) -> ConnectionInfo | None:
+    """What the core knows of the connection with that token of ours; ``None``: there is none (any more)."""
+    info = ffi.new("exsi_smc_connection_info *")
+    code = lib.exsi_smc_connection_query(context().pointer, link, token, info)
+    if code == -errno.ENOENT:
+        return None
+    check(code)
+    return ConnectionInfo(
+        info.socket,
+        info.token,
+        info.peer_token,
+        info.size,
+        info.peer_size,
+        _cursor(info.produced),
+        _cursor(info.peer_consumed),
+        _cursor(info.peer_produced),
+        _cursor(info.consumed),
+        _cursor(info.told),
+        info.sent,
+        info.received,
+        info.unsent,
+        info.unread,
+        info.producer_flags,
+        info.peer_producer_flags,
+        info.connection_flags,
+        info.peer_connection_flags,
+        info.error,
+    )
+
+
 def recv_view(sock: int) -> tuple[CData, int] | None:
     """Received bytes where they lie, as a pointer and a length that is 0 at the end; ``None`` if there are none yet."""
     address, length = ffi.new("void **"), ffi.new("uint64_t *")
@@ -201,6 +266,10 @@ def recv_view(sock: int) -> tuple[CData, int] | None:
 def recv_release(sock: int, count: int) -> None:
     """End the loan: ``count`` of its bytes have been read."""
     check(lib.exsi_recv_release(context().pointer, sock, count))
+
+
+def _cursor(info: CData) -> CursorInfo:
+    return CursorInfo(info.wrap, info.count)
 
 
 def _text(chars: CData) -> str:

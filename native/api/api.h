@@ -172,7 +172,30 @@ typedef struct {
     uint32_t connections;
     uint64_t cdc_received, cdc_sent, cdc_unknown, llc_received, llc_sent, tests_answered, tests_sent;
     uint64_t idle_ms; /* since something came */
+    uint32_t rings;   /* registered on it, those that wait for another connection included */
+    uint64_t ring_bytes;
 } exsi_smc_link_info;
+
+/* A place in a ring: how often its end was passed, and the offset. */
+typedef struct {
+    uint32_t wrap, count;
+} exsi_smc_cursor_info;
+
+typedef struct {
+    uint64_t socket;            /* the handle that it has, or had before it was closed */
+    uint32_t token, peer_token; /* alert tokens; what is the peer's is 0 before it is known */
+    uint32_t size, peer_size;   /* of our ring and of the peer's */
+    /* In the peer's ring: how far we have written; how far the peer has read, as it has told. */
+    exsi_smc_cursor_info produced, peer_consumed;
+    /* In ours: how far the peer has written, as it has told; how far was read; how far the peer was told. */
+    exsi_smc_cursor_info peer_produced, consumed, told;
+    uint64_t sent, received; /* bytes written into the peer's ring, and by the peer into ours, since the beginning */
+    uint64_t unsent;         /* bytes accepted and not written: there was no room, or no turn yet */
+    uint64_t unread;         /* bytes that came and were not read */
+    uint8_t producer_flags, peer_producer_flags;     /* octets of CDC: ours that is said next, the peer's last one */
+    uint8_t connection_flags, peer_connection_flags; /* the same, of all that were ever said */
+    int32_t error;                                   /* what ended it, positive; 0: in order */
+} exsi_smc_connection_info;
 
 /* device: "verbs", "soft", "" (the best); gid: 16 bytes, or NULL.  Receives are posted.  -EADDRNOTAVAIL: no device has
  * that GID. */
@@ -209,6 +232,10 @@ int exsi_smc_connection_open(exsi_ctx *ctx, uint64_t sock, uint32_t peer_rkey, u
 /* End it at once for a reason that the link does not know: its operations end with error (positive), the peer is told
  * "abort", the socket stays to be closed. */
 int exsi_smc_connection_abort(exsi_ctx *ctx, uint64_t sock, int error);
+/* What can be seen of the connection on a link that has this alert token of ours, also when its socket is closed and
+ * the peer has not answered yet.  Does not block; changes nothing; copies into *out, which is the caller's.  -EBADF: no
+ * such link; -ENOENT: no such connection on it (any more). */
+int exsi_smc_connection_query(exsi_ctx *ctx, uint64_t link, uint32_t own_token, exsi_smc_connection_info *out);
 /* Lend received bytes where they lie: 1; 0 at the end of the stream; -EAGAIN: none there (exsi_poll); -EBUSY: a view is
  * out, or receives are posted.  While it is out receives wait, and the socket cannot be closed (-EBUSY). */
 int exsi_recv_view(exsi_ctx *ctx, uint64_t sock, void **addr, uint64_t *len);

@@ -218,6 +218,7 @@ int exsi_smc_link_query(exsi_ctx *ctx, uint64_t link, exsi_smc_link_info *out)
         .tests_sent = s->tests_out,
         .idle_ms = (exsi_now_ns() - s->heard_ns) / 1000000u,
     };
+    out->ring_bytes = exsi_smcr_rings(s, &out->rings);
     snprintf(out->device, sizeof out->device, "%s", ep->ops->name);
     memcpy(out->reason, ep->reason, sizeof out->reason);
     return link_leave(&c, 0);
@@ -310,6 +311,42 @@ int exsi_smc_connection_abort(exsi_ctx *ctx, uint64_t sock, int error)
     int rc = s->link ? 0 : -EOPNOTSUPP;
     if (rc == 0) s->engine->abort(&s->attach, error, "given up by the program");
     return sock_leave(s, rc);
+}
+
+static exsi_smc_cursor_info cursor(struct exsi_smc_cursor c)
+{
+    return (exsi_smc_cursor_info){.wrap = c.wrap, .count = c.count};
+}
+
+int exsi_smc_connection_query(exsi_ctx *ctx, uint64_t link, uint32_t own_token, exsi_smc_connection_info *out)
+{
+    struct link_call c;
+    struct exsi_smcr_state s;
+    EXSI_TRY(link_enter(&c, ctx, link));
+    int rc = link_leave(&c, exsi_smcr_look(exsi_smcr_of(c.l->ep), own_token, &s));
+    EXSI_TRY(rc);
+    *out = (exsi_smc_connection_info){
+        .socket = s.socket,
+        .token = s.token,
+        .peer_token = s.peer.token,
+        .size = s.size,
+        .peer_size = s.peer.size,
+        .produced = cursor(s.put),
+        .peer_consumed = cursor(s.freed),
+        .peer_produced = cursor(s.came),
+        .consumed = cursor(s.taken),
+        .told = cursor(s.told),
+        .sent = s.sent,
+        .received = s.received,
+        .unsent = s.unsent,
+        .unread = s.unread,
+        .producer_flags = s.producer_flags,
+        .peer_producer_flags = s.peer_producer_flags,
+        .connection_flags = s.connection_flags,
+        .peer_connection_flags = s.peer_connection_flags,
+        .error = s.error,
+    };
+    return 0;
 }
 
 int exsi_recv_view(exsi_ctx *ctx, uint64_t sock, void **addr, uint64_t *len)

@@ -291,7 +291,7 @@ static void on_test_link(struct exsi_smcr *l, const void *data)
 /* --- what arrives ----------------------------------------------------------------------------------------------------
  */
 
-struct smcr_flow *smcr_find(struct exsi_smcr *l, uint32_t token)
+struct smcr_flow *smcr_find(const struct exsi_smcr *l, uint32_t token)
 {
     struct smcr_flow *f = l->tokens[token & 0xff];
     while (f && f->token != token) f = f->chain;

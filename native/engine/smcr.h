@@ -5,6 +5,7 @@
  *   smcr_send.c   WRITEs into the peer's ring, CDC messages, and whose turn it is
  *   smcr_recv.c   what CDC messages say, and reading from our own ring
  *   smcr_close.c  done, closed, abort: how a connection ends
+ *   smcr_look.c   what can be seen of it from outside
  *
  * Nothing is sent from inside a call: what has something to say is put on link->ready, and exsi_smcr_pump runs when
  * the endpoint is flushed.  So all that happened since goes into one CDC message.
@@ -90,6 +91,22 @@ struct exsi_smcr_peer {
     uint32_t rkey, size, token;
 };
 
+/* What can be seen of a connection.  The cursors are in the peer's ring: how far we have written, and how far it has
+ * told that it has read; and in ours: how far it has told that it has written, how far was read, and how far it was
+ * told. */
+struct exsi_smcr_state {
+    uint64_t socket; /* the handle that it has, or had before it was closed */
+    uint32_t token, size;
+    struct exsi_smcr_peer peer; /* zeros before it is known */
+    struct exsi_smc_cursor put, freed, came, taken, told;
+    uint64_t sent, received;                         /* bytes written in each direction since the beginning */
+    uint64_t unsent;                                 /* bytes accepted and not written */
+    uint32_t unread;                                 /* bytes that came and were not read */
+    uint8_t producer_flags, peer_producer_flags;     /* ours: as the next CDC says it; the peer's: of its last one */
+    uint8_t connection_flags, peer_connection_flags; /* all that were ever said */
+    int error;                                       /* positive; 0: in order */
+};
+
 /* --- for sock/: all under the group's lock ------------------------------------------------------------ */
 
 static inline struct exsi_smcr *exsi_smcr_of(const struct exsi_endpoint *ep)
@@ -121,6 +138,10 @@ EXSI_MUST_CHECK int exsi_smcr_llc_send(struct exsi_smcr *l, const void *data, ui
 EXSI_MUST_CHECK int exsi_smcr_active(struct exsi_smcr *l, uint8_t version, uint32_t interval_ms, uint32_t timeout_ms);
 /* The next notice, unlinked, the caller's to free; NULL. */
 struct exsi_smcr_notice *exsi_smcr_take(struct exsi_smcr *l);
+/* The connection with that token of ours, also when its socket is gone: -ENOENT. */
+EXSI_MUST_CHECK int exsi_smcr_look(const struct exsi_smcr *l, uint32_t token, struct exsi_smcr_state *out);
+/* Bytes of all its rings, those that no connection has included; *n: how many they are. */
+uint64_t exsi_smcr_rings(const struct exsi_smcr *l, uint32_t *n);
 /* The program gives the link up: every connection ends with ECONNABORTED and tells its peer. */
 void exsi_smcr_give_up(struct exsi_smcr *l);
 

@@ -32,6 +32,7 @@ struct smcr_flow {
     struct exsi_list sends;            /* that have not ended; those before unposted are out */
     struct exsi_op *unposted;
     uint64_t unsent;    /* bytes accepted and not posted */
+    uint64_t written;   /* bytes, of all that were */
     uint32_t in_flight; /* WRITEs not completed */
     uint32_t urgents;   /* sends with an urgent byte that is not posted */
     bool urgent_now;    /* the last byte written is urgent: the next CDC says so */
@@ -44,8 +45,10 @@ struct smcr_flow {
     struct exsi_smc_cursor came, taken, told; /* written by the peer; read; read, as the peer was told */
     struct exsi_list recvs;
     uint32_t lent;        /* bytes of a view, from taken on */
+    uint64_t received;    /* bytes, of all that came */
     uint32_t urgent_left; /* bytes up to and with the urgent one; 0: none */
-    bool urgent_passed, peer_blocked;
+    bool urgent_passed;
+    uint8_t peer_flags; /* enum exsi_smc_producer_flag, of its last CDC message */
     bool recv_shut;
     bool unread; /* closed while something lay unread: the end is an abort */
 
@@ -91,6 +94,8 @@ void smcr_want(struct smcr_flow *f);
 /* All that the link has to send and may: row before_flush. */
 void smcr_pump(struct exsi_endpoint *ep);
 bool smcr_is_writable(struct smcr_flow *f);
+/* What the next CDC says of our writing: enum exsi_smc_producer_flag. */
+uint8_t smcr_producer_flags(const struct smcr_flow *f);
 int smcr_send(struct exsi_attach *at, struct exsi_op *op);
 void smcr_cancel_send(struct smcr_flow *f, struct exsi_op *op);
 void smcr_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error);
@@ -132,7 +137,7 @@ uint32_t smcr_ready(struct smcr_flow *f);
 void smcr_report(struct smcr_flow *f);
 
 /* --- smcr.c */
-struct smcr_flow *smcr_find(struct exsi_smcr *l, uint32_t token);
+struct smcr_flow *smcr_find(const struct exsi_smcr *l, uint32_t token);
 /* Without an owner any more: the program is told, the memory goes. */
 void smcr_release(struct smcr_flow *f);
 /* False: out of memory, nobody is told. */

@@ -20,7 +20,7 @@ static void consider_update(struct smcr_flow *f)
     struct exsi_smc_update u = {
         .unconfirmed = exsi_smc_distance(f->told, f->taken, f->rmb->size),
         .unread = smcr_arrived(f),
-        .writer_blocked = f->peer_blocked,
+        .writer_blocked = f->peer_flags & EXSI_SMC_WRITER_BLOCKED,
         .urgent_passed = f->urgent_passed,
     };
     if (!exsi_smc_update_is_due(&u, f->rmb->size)) return;
@@ -248,6 +248,7 @@ static bool hear_producer(struct smcr_flow *f, const struct exsi_smc_cdc *c)
     /* The promise was that no more would come. */
     if (f->heard & (EXSI_SMC_SENDING_DONE | SMCR_FINAL)) return true;
     exsi_smc_advance(&f->came, by, size);
+    f->received += by;
     if (f->at) exsi_count(f->at->stats, bytes_indirect, by);
     if (c->producer_flags & EXSI_SMC_URGENT_PRESENT) {
         f->urgent_left = smcr_arrived(f);
@@ -278,7 +279,7 @@ void smcr_cdc(struct smcr_flow *f, const struct exsi_smc_cdc *c)
     if (exsi_smc_seq_is_old(f->seq_in, c->seq)) return;
     f->seq_in = c->seq;
     if (!hear_consumer(f, c->consumer) || !hear_producer(f, c)) return;
-    f->peer_blocked = c->producer_flags & EXSI_SMC_WRITER_BLOCKED;
+    f->peer_flags = c->producer_flags;
     if (c->producer_flags & EXSI_SMC_UPDATE_REQUESTED) {
         f->cdc_due = true;
         smcr_want(f);

@@ -46,15 +46,24 @@ bool smcr_is_writable(struct smcr_flow *f)
 
 /* --- one turn ------------------------------------------------------------------------------------------ */
 
+uint8_t smcr_producer_flags(const struct smcr_flow *f)
+{
+    uint8_t flags = 0;
+    if (f->unsent >= space(f)) flags |= EXSI_SMC_WRITER_BLOCKED;
+    if (f->urgents || f->urgent_now) flags |= EXSI_SMC_URGENT_PENDING;
+    if (f->urgent_now) flags |= EXSI_SMC_URGENT_PRESENT;
+    return flags;
+}
+
 static void send_cdc(struct smcr_flow *f)
 {
     uint8_t wire[EXSI_SMC_MESSAGE_LEN];
-    struct exsi_smc_cdc c = {
-        .seq = (uint16_t)(f->seq_out + 1), .token = f->peer_token, .producer = f->put, .consumer = f->taken};
+    struct exsi_smc_cdc c = {.seq = (uint16_t)(f->seq_out + 1),
+                             .token = f->peer_token,
+                             .producer = f->put,
+                             .consumer = f->taken,
+                             .producer_flags = smcr_producer_flags(f)};
     uint8_t flags = smcr_end_flags(f);
-    if (f->unsent >= space(f)) c.producer_flags |= EXSI_SMC_WRITER_BLOCKED;
-    if (f->urgents || f->urgent_now) c.producer_flags |= EXSI_SMC_URGENT_PENDING;
-    if (f->urgent_now) c.producer_flags |= EXSI_SMC_URGENT_PRESENT;
     c.connection_flags = f->said | flags;
     exsi_smc_cdc_encode(&c, wire);
     if (exsi_ep_send(f->link->ep, wire, sizeof wire, true) < 0) return;
@@ -93,6 +102,7 @@ static bool write_some(struct smcr_flow *f, struct exsi_op *op)
     if (at >= l->ep->attr.send_wr) at -= l->ep->attr.send_wr;
     l->writes[at] = (struct smcr_write){.flow = f, .len = n};
     exsi_smc_advance(&f->put, n, f->peer_size);
+    f->written += n;
     op->e.send.posted += n;
     op->e.send.in_flight++;
     f->in_flight++;

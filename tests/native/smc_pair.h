@@ -92,7 +92,7 @@ static int end_send(struct end *e, const void *buf, size_t len, uint32_t flags, 
     return exsi_send(e->side->ctx, e->sock, buf, len, flags, 0, cookie, e->side->eq, NULL);
 }
 
-static int end_recv(struct end *e, void *buf, size_t len, uint32_t flags, uint64_t cookie)
+__attribute__((unused)) static int end_recv(struct end *e, void *buf, size_t len, uint32_t flags, uint64_t cookie)
 {
     return exsi_recv(e->side->ctx, e->sock, buf, len, flags, 0, cookie, e->side->eq, NULL);
 }
