@@ -70,6 +70,7 @@ class LinkGroups:
         self._by_link: dict[int, LinkGroup] = {}
         self._by_peer: dict[tuple[Role, int, bytes], list[LinkGroup]] = {}
         self._serial = 0
+        self._handshakes = 0
 
     def __len__(self) -> int:
         return len(self._by_link)
@@ -78,6 +79,11 @@ class LinkGroups:
         return iter(list(self._by_link.values()))
 
     # -- for handshakes ---------------------------------------------------------------------------------------------
+
+    def number_handshake(self) -> int:
+        """A number for a handshake that begins, for logs."""
+        self._handshakes += 1
+        return self._handshakes
 
     def form(self, *, role: Role, version: int, peer: PeerKey, link: int, address: LinkAddress) -> LinkGroup:
         """A first contact begins: the group that its link makes."""

@@ -10,7 +10,6 @@ by the first; a DECLINE is never answered.
 from __future__ import annotations
 
 import errno
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -20,6 +19,7 @@ from exs.smc import clc
 from exs.smc.link_group import GroupState
 from exs.smc.rkeys import Rmb
 from exs.smc.states import ENDS, Input, Local, Refusal, State, code_for
+from exs.smc.transitions import log_transition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,8 +40,6 @@ __all__ = [
     "fail",
     "whole",
 ]
-
-log: logging.Logger = logging.getLogger("exs.smc")
 
 CLC_TIMEOUT = 6.0
 """Seconds for each CLC message of the peer."""
@@ -80,6 +78,8 @@ class Handshake:
     def __init__(self, groups: LinkGroups, local: Local) -> None:
         self.groups = groups
         self.local = local
+        self.serial: int = groups.number_handshake()
+        """Number of the handshake among ours, for logs."""
         self.state: State = State.START
         self.version: int = 0
         """Of CLC, once both sides are agreed; 0 before."""
@@ -127,13 +127,27 @@ class Handshake:
     def _apply(self, what: Input, event: a.Event, now: float) -> None:
         row = self.table[self.state, what]
         if row.to is not self.state:
-            log.debug("smc %s: %s, %s -> %s", self.role.value, what.value, self.state.value, row.to.value)
+            self._log(what, row.to)
             self.deadline = None
         self.state = row.to
         if row.within is not None:
             self.deadline = now + row.within
         for step in row.steps:
             step(self, event, now)
+
+    def _log(self, what: Input, to: State) -> None:
+        happened = f"{what.value}: {clc.reason_text(self._code)}" if what is Input.UNABLE else what.value
+        log_transition(
+            "handshake",
+            self.serial,
+            happened,
+            self.state.value,
+            to.value,
+            role=self.role.value,
+            group=None if self.group is None else self.group.serial,
+            link=None if self.group is None else self.group.link,
+            token=None if self.slot is None else self.slot.token,
+        )
 
     # -- what events mean -------------------------------------------------------------------------------------------
 

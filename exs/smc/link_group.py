@@ -28,6 +28,7 @@ from exs.smc.actions import (
     Tell,
 )
 from exs.smc.rkeys import Flow, FlowKind, Flows, Rmb, Rtokens, Stock
+from exs.smc.transitions import log_transition
 
 if TYPE_CHECKING:
     from exs.smc.actions import Action, LinkAddress, Listener
@@ -149,6 +150,7 @@ class LinkGroup:
         self.closes_at: float | None = None
         """When the link of an ending group is closed."""
         self._out: list[Action] = []
+        self._log("link made", "new", self.state)
 
     @property
     def place(self) -> bool:
@@ -195,7 +197,7 @@ class LinkGroup:
 
     def activate(self, now: float) -> list[Action]:
         """The link is confirmed: a client answers, a server refuses a second link before it is offered one."""
-        self.state = GroupState.ACTIVE
+        self.enter(GroupState.ACTIVE, "CONFIRM_LINK")
         interval, patience = round(TEST_INTERVAL * 1000), round(TEST_TIMEOUT * 1000)
         self._out.append(ActivateLink(self.link, self.version, interval, patience))
         if self.role is Role.CLIENT:
@@ -222,7 +224,7 @@ class LinkGroup:
         if slot.made:
             self._out.append(DropConnection(slot.token))
         if founder and not self.slots and self.state is not GroupState.ENDED:
-            self.state = GroupState.ENDED
+            self.enter(GroupState.ENDED, "first contact failed")
             self.close()
         self._vacate(slot, now)
         return self.flush()
@@ -249,7 +251,20 @@ class LinkGroup:
             self.idle_at = min(self.idle_at, now + QUIET)
         return self.flush()
 
+    def leave(self) -> list[Action]:
+        """The run ends: tell the peer, and close the link at once."""
+        self.delete_all(llc.DELETE_PROGRAM, orderly=True)
+        self.enter(GroupState.ENDED, "end of the run")
+        self.close()
+        return self.flush()
+
     # -- what the LLC service asks ----------------------------------------------------------------------------------
+
+    def enter(self, state: GroupState, what: str) -> None:
+        """Be in this state from now on, because of what happened."""
+        if state is not self.state:
+            self._log(what, self.state.value, state)
+            self.state = state
 
     def send(self, message: llc.Message) -> None:
         """Send a message on the link."""
@@ -344,6 +359,11 @@ class LinkGroup:
         if not self.slots:
             wait = IDLE_SERVER if self.role is Role.SERVER else IDLE_CLIENT
             self.idle_at = now + (wait if self.joinable else QUIET)
+
+    def _log(self, what: str, old: str, state: GroupState) -> None:
+        log_transition(
+            "group", self.serial, what, old, state.value, role=self.role.value, group=self.serial, link=self.link
+        )
 
     def _keep(self, rmb: Rmb) -> None:
         surplus = rmb if rmb.spoiled else self.stock.put(rmb)

@@ -10,7 +10,6 @@ tables have every pair of state and input.
 from __future__ import annotations
 
 import enum
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from exs.smc.link_group import LinkGroup
 
 __all__ = ["TABLES", "LlcInput", "Row", "link_down", "out_of_sync", "receive", "timeout"]
-
-log: logging.Logger = logging.getLogger("exs.smc")
 
 
 class LlcInput(enum.Enum):
@@ -107,9 +104,7 @@ def timeout(group: LinkGroup, now: float) -> list[Action]:
 
 def _apply(group: LinkGroup, what: LlcInput, message: llc.Message | None, now: float) -> list[Action]:
     row = TABLES[group.role][group.state, what]
-    if row.to is not group.state:
-        log.debug("smc group %d: %s, %s -> %s", group.serial, what.value, group.state.value, row.to.value)
-        group.state = row.to
+    group.enter(row.to, what.value)
     for step in row.steps:
         step(group, message, now)
     return group.flush()

@@ -22,7 +22,6 @@ from exs._native import ops, smc
 from exs._pump import Waiting, current_pump
 from exs.errors import Error
 from exs.smc import actions as a
-from exs.smc import llc
 from exs.smc.groups import LinkGroups, make_peer_id
 from exs.smc.local import Port
 
@@ -243,9 +242,7 @@ class Service:
         """The run ends: tell the peer that the group does."""
         for group in self.groups:
             if group.link == link:
-                group.delete_all(llc.DELETE_PROGRAM, orderly=True)
-                group.close()
-                self.perform(group.flush())
+                self.perform(group.leave())
 
 
 class Link(Waiting):
