@@ -86,7 +86,7 @@ class CursorInfo(NamedTuple):
     """A place in a ring: how often its end was passed, and the offset."""
 
     wrap: int
-    count: int
+    offset: int
 
 
 class ConnectionInfo(NamedTuple):

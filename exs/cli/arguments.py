@@ -41,9 +41,25 @@ def make_parser() -> argparse.ArgumentParser:
     _add_serve(add)
     _add_put_and_get(add)
     decode = add("decode", "decode", "run", "Show messages of SMC-R (CLC, LLC, CDC) and of exs in words.")
+    _add_smc(commands)
     source = "hexadecimal digits, or a file of them (a message a line) or a pcap or pcapng file; '-': standard input"
     decode.add_argument("input", nargs="*", metavar="HEX|FILE", help=source)
     return parser
+
+
+def _add_smc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "Look after SMC-R."
+    what = commands.add_parser("smc", help=about, description=about).add_subparsers(required=True, metavar="WHAT")
+    about = "Show link groups and connections of the running processes of this user; for root, of all users."
+    status = what.add_parser(
+        "status",
+        help=about,
+        description=about,
+        epilog="Exit codes: 0 all was shown, also that there is none, 1 a process did not answer, 3 --pid has none.",
+    )
+    status.set_defaults(module="smc", function="run_status")
+    status.add_argument("--pid", type=positive, help="this process alone")
+    status.add_argument("--json", action="store_true", help="print JSON on standard output")
 
 
 def _add_ping(add: Add) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -103,3 +105,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(head), line(["-" * width for width in widths]), *(line(row) for row in rows)])
+
+
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: by rich on a terminal where it is installed, else as :func:`table` makes it."""
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        print(table(head, rows))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Cells are texts, not markup, and as wide as they are: a number that is cut is another number.
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(head):
+        shown.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    width = sum(max(len(row[i]) for row in [head, *rows]) + 3 for i in range(len(head)))
+    Console(width=width).print(shown)

@@ -22,7 +22,7 @@ from exs._dial import DELAY_S, race
 from exs._handles import SOCK_STREAM
 from exs.errors import from_errno
 from exs.smc import actions as a
-from exs.smc import clc, option
+from exs.smc import clc, option, outcomes
 from exs.smc.client import Client
 from exs.smc.local import SOFT_PREFIX, facts
 from exs.smc.reading import ClcReader
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from exs.smc.service import Service
     from exs.streams import SocketStream
 
-__all__ = ["Call", "greet", "open_smc_stream", "propose"]
+__all__ = ["Call", "greet", "open_smc_stream", "propose", "without_option"]
 
 log: logging.Logger = logging.getLogger("exs.smc")
 
@@ -156,13 +156,16 @@ class Call:
         match self._end:
             case a.OpenConnection(token):
                 handle = self._service.take_socket(token)
+                outcomes.count_smc(self.machine.version)
                 sock = Socket(self._service.pump, SOCK_STREAM, _socket.AF_INET, self.settings, handle)
                 return SmcStream(sock, self._tcp, self.machine.transport)
             case a.Fallback(reason, by_peer, payload, crossing):
                 why = f"{clc.reason_text(reason)} ({reason:08x})" if reason else "the peer speaks plain TCP"
+                outcomes.count_fallback(clc.reason_text(reason) if reason else why, reason, by_peer=by_peer)
                 log.info("smc: plain TCP: %s%s", why, ", says the peer" if by_peer and reason else "")
                 return FallbackStream(self._tcp, payload + self._reader.end().data, crossing, why)
             case a.Fail(error):
+                outcomes.count_failure()
                 raise error
             case None:
                 raise AssertionError("a handshake ends in one of three ways")
@@ -225,8 +228,16 @@ async def open_smc_stream(
         tcp = await race(host, port, delay, lambda family: _Dialled(family, settings), _Dialled.connect)
         found = tcp.socket
         if settings.smc_option == "bpf" and not option.answered(found):
-            return FallbackStream(found, reason=option.available() or "the peer does not speak SMC-R")
+            return without_option(found, client=True)
         return await propose(found, settings)
+
+
+def without_option(tcp: _socket.socket, *, client: bool) -> FallbackStream:
+    """The stream over a TCP connection in whose handshake SMC-R was not agreed on."""
+    own = option.available()
+    said = "the peer does not speak SMC-R" if client else "the peer did not offer SMC-R"
+    outcomes.count_fallback(own or said, by_peer=not own)
+    return FallbackStream(tcp, reason=own or said)
 
 
 class _Dialled:

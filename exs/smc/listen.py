@@ -23,8 +23,7 @@ from exs._listen import BACKLOG, IGNORED_AT_ACCEPT
 from exs._pump import protected
 from exs.errors import Error
 from exs.smc import option
-from exs.smc.connect import greet
-from exs.smc.stream import FallbackStream
+from exs.smc.connect import greet, without_option
 from exs.streams import SocketListener, SocketStream
 
 if TYPE_CHECKING:
@@ -125,8 +124,7 @@ class SmcListener(SocketListener):
     async def _greet(self, tcp: _socket.socket) -> None:
         try:
             if self._settings.smc_option == "bpf" and not option.offered(tcp):
-                why = option.available() or "the peer did not offer SMC-R"
-                stream: SocketStream = FallbackStream(tcp, reason=why)
+                stream: SocketStream = without_option(tcp, client=False)
             else:
                 stream = await greet(tcp, self._settings)
         except Error as error:

@@ -22,8 +22,11 @@ from exs._native import ops, smc
 from exs._pump import Waiting, current_pump
 from exs.errors import Error
 from exs.smc import actions as a
+from exs.smc import status_socket
 from exs.smc.groups import LinkGroups, make_peer_id
 from exs.smc.local import Port
+from exs.smc.snapshot import snapshot
+from exs.smc.status import Status, offer
 
 if TYPE_CHECKING:
     from exs._config import Settings
@@ -87,6 +90,27 @@ class Service:
         self._telling: deque[Link] = deque()
         self._changed = trio.Event()
         trio.lowlevel.spawn_system_task(self._serve, name="exs smc service")
+        self._show()
+
+    # --- what others want to know
+
+    def status(self) -> Status:
+        """What it is doing."""
+        return snapshot(self.groups, len(self._calls))
+
+    def _show(self) -> None:
+        """Let this process, and others of its user, see what it is doing."""
+        offer(self.status)
+        try:
+            listener = status_socket.open_listener()
+        except OSError as error:
+            log.info("smc: 'exs smc status' will not see this process: %s", error)
+            return
+
+        def look() -> Status:
+            return snapshot(self.groups, len(self._calls), limited=True)
+
+        trio.lowlevel.spawn_system_task(status_socket.serve, listener, look, name="exs smc status")
 
     # --- what a handshake needs
 

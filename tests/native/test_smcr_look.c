@@ -49,7 +49,7 @@ static void test_before_it_is_open(void)
     (void)end_wait(&smc, &c.b, 2);
 }
 
-/* RFC 7609 §4.4.2: cursors are a count of passes and an offset. */
+/* RFC 7609 A.4: cursors are a count of passes and an offset. */
 static void test_cursors(void)
 {
     struct conn c;
