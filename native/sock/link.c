@@ -210,20 +210,28 @@ void exsi_link_group_end(struct exsi_group *g)
 /* --- rings
  * ------------------------------------------------------------------------------------------------------------ */
 
+enum { RING_ACCESS = EXSI_MR_READ | EXSI_MR_WRITE | EXSI_MR_ONE_PEER };
+
+static int open_heap(struct exsi_ctx *ctx, size_t size, uint64_t *handle, void **memory)
+{
+    *memory = aligned_alloc(PAGE, size);
+    if (!*memory) return -ENOMEM;
+    memset(*memory, 0, size); /* present, and of nobody else */
+    int rc = exsi_mr_open(ctx, *memory, size, RING_ACCESS | EXSI_MR_SAFE | EXSI_MR_HEAP, handle);
+    if (rc < 0) free(*memory);
+    return rc;
+}
+
 /* Memory of its own, registered on the device; *mr holds its one use.  Without the lock. */
 static int make_ring(struct exsi_link *l, size_t size, uint8_t **base, struct exsi_mr **mr, struct exsi_dmr **dmr)
 {
     struct exsi_ctx *ctx = l->group->ctx;
     uint64_t handle;
-    void *memory = aligned_alloc(PAGE, size);
-    if (!memory) return -ENOMEM;
-    memset(memory, 0, size); /* present, and of nobody else */
-    int rc = exsi_mr_open(ctx, memory, size,
-                          EXSI_MR_READ | EXSI_MR_WRITE | EXSI_MR_ONE_PEER | EXSI_MR_SAFE | EXSI_MR_HEAP, &handle);
-    if (rc < 0) {
-        free(memory);
-        return rc;
-    }
+    void *memory;
+    /* A memory file on one host, where the peer may fill it itself; to an adapter it would be one more descriptor. */
+    int rc = l->dev->caps.pins_memory ? open_heap(ctx, size, &handle, &memory)
+                                      : exsi_mr_allocate(ctx, size, RING_ACCESS | EXSI_MR_MAPPED, &handle, &memory);
+    if (rc < 0) return rc;
     rc = exsi_mr_get(ctx, handle, memory, size, EXSI_MR_WRITE, mr);
     int closed = exsi_mr_close_later(ctx, handle); /* ends with its one use */
     if (rc == 0) rc = closed;
@@ -264,7 +272,6 @@ int exsi_link_socket(struct exsi_link *l, uint64_t rmb, uint32_t token, const ex
                      struct exsi_socket **out)
 {
     struct exsi_socket *s;
-    struct exsi_qp_info info = {0};
     EXSI_TRY(check(l));
     struct exsi_smcr_rmb *ring = exsi_smcr_rmb_find(exsi_smcr_of(l->ep), rmb);
     if (!ring) return -EBADF;
@@ -281,8 +288,6 @@ int exsi_link_socket(struct exsi_link *l, uint64_t rmb, uint32_t token, const ex
         exsi_sock_retire(s);
         return rc;
     }
-    l->ep->ops->qp_query(l->ep->qp, &info);
-    memcpy(s->path, info.path, sizeof s->path);
     s->state = EXSI_SOCK_CONNECTING;
     *out = s;
     return 0;
@@ -292,7 +297,11 @@ int exsi_link_open(struct exsi_socket *s, const struct exsi_smcr_peer *peer)
 {
     if (!s->link) return s->state == EXSI_SOCK_DEAD && s->attach.error ? -s->attach.error : -ENOTCONN;
     if (s->state != EXSI_SOCK_CONNECTING) return s->state == EXSI_SOCK_CONNECTED ? -EISCONN : -EBADF;
+    struct exsi_qp_info info = {0};
     EXSI_TRY(exsi_smcr_open(&s->attach, peer));
+    /* Not sooner: the first connection of a link is there before the link has a path. */
+    s->ep->ops->qp_query(s->ep->qp, &info);
+    memcpy(s->path, info.path, sizeof s->path);
     s->state = EXSI_SOCK_CONNECTED;
     exsi_sock_changed(&s->attach, 0);
     return 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Raw queue pairs between two processes: the four steps in which SMC-R needs them, either end first.
- * What would travel in CLC messages goes through a socket pair here. */
+/* Raw queue pairs between two processes: the four steps in which SMC-R needs them, either end first, through shared
+ * memory and over TCP.  What would travel in CLC messages goes through a socket pair here. */
 #include <sys/wait.h>
 
 #include "device/soft/tcp.h"
@@ -16,6 +16,25 @@ struct told {
 enum { LEN = 100000 };
 
 static struct pair pair;
+static bool no_shm;
+
+static void soft_pair_open(struct pair *p)
+{
+    pair_open(p);
+    p->a.soft->fault.no_shm = p->b.soft->fault.no_shm = no_shm;
+}
+
+static const char *way(void)
+{
+    return no_shm ? "tcp" : "shm";
+}
+
+static bool goes_by(const struct side *s, const char *family)
+{
+    struct exsi_qp_info info;
+    ops->qp_query(s->qp, &info);
+    return strncmp(info.path, family, strlen(family)) == 0;
+}
 
 static bool side_until(struct side *s, const bool *down, const int *count, int wanted)
 {
@@ -39,7 +58,7 @@ static int story(int fd, uint32_t wait_ms, bool first)
 {
     struct pair *p = &pair;
     struct told mine = {0}, theirs;
-    pair_open(p);
+    soft_pair_open(p);
     struct side *s = &p->a;
     raw_open(s);
     struct mem in = mem_new(p, LEN, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE), out = mem_new(p, LEN, 0);
@@ -61,6 +80,7 @@ static int story(int fd, uint32_t wait_ms, bool first)
     if (!side_until(s, &s->down, &s->n_recv, 1) || !side_until(s, &s->down, &s->n_send, 2)) return 7;
     mem_fill(&out, first ? 2 : 1);
     if (memcmp(in.at, out.at, LEN) != 0 || memcmp(slot.at, out.at, 44) != 0) return 8;
+    if (!goes_by(s, way())) return 10;
     char byte = 0; /* both have all, so that neither's end is the other's error */
     if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1) return 9;
     ops->qp_destroy(s->qp);
@@ -87,8 +107,19 @@ static void test_story(uint32_t mine_ms, uint32_t theirs_ms)
     int step = story(fds[0], mine_ms, true);
     close(fds[0]);
     must(waitpid(child, &status, 0) == child);
-    ok(step == 0 && status == 0, "two processes, RTR after %u and %u ms (steps %d, %d)", mine_ms, theirs_ms, step,
-       WEXITSTATUS(status));
+    ok(step == 0 && status == 0, "%s: two processes, RTR after %u and %u ms (steps %d, %d)", way(), mine_ms, theirs_ms,
+       step, WEXITSTATUS(status));
+}
+
+/* Both ends in one process; *a is the address of the first. */
+static void connect_raw(struct pair *p, struct exsi_raw_address *a)
+{
+    struct exsi_raw_address b;
+    raw_open(&p->a);
+    raw_open(&p->b);
+    must(ops->raw_query(p->a.qp, a) == 0 && ops->raw_query(p->b.qp, &b) == 0);
+    must(ops->raw_to_rtr(p->a.qp, &b) == 0 && ops->raw_to_rtr(p->b.qp, a) == 0);
+    must(ops->raw_to_rts(p->a.qp) == 0 && ops->raw_to_rts(p->b.qp) == 0);
 }
 
 /* A message that comes before its receive waits, and one that is longer than its slot spills. */
@@ -98,12 +129,8 @@ static void test_receives(void)
     struct exsi_raw_address a, b;
     enum { OWN = 44, MOST = 8192 };
     static const uint32_t lens[] = {10, 44, 45, 88, 300, 8192};
-    pair_open(p);
-    raw_open(&p->a);
-    raw_open(&p->b);
-    must(ops->raw_query(p->a.qp, &a) == 0 && ops->raw_query(p->b.qp, &b) == 0);
-    must(ops->raw_to_rtr(p->a.qp, &b) == 0 && ops->raw_to_rtr(p->b.qp, &a) == 0);
-    must(ops->raw_to_rts(p->a.qp) == 0 && ops->raw_to_rts(p->b.qp) == 0);
+    soft_pair_open(p);
+    connect_raw(p, &a);
     struct mem out = mem_new(p, MOST, 0), own = mem_new(p, 64, EXSI_ACCESS_LOCAL_WRITE);
     struct mem spill = mem_new(p, MOST, EXSI_ACCESS_LOCAL_WRITE);
     mem_fill(&out, 7);
@@ -165,13 +192,13 @@ static void ask_to_read(struct side *s, uint32_t rkey, const void *at, uint32_t 
     must(write(t->fd, frame, n) == (ssize_t)n);
 }
 
-/* A key lets its peer write, and nobody read. */
+/* A key lets its peer write, and nobody read; over TCP, which has a request for that. */
 static void test_remote_read(void)
 {
     struct pair *p = &pair;
     struct exsi_raw_address a, b;
     uint32_t rkey;
-    pair_open(p);
+    soft_pair_open(p);
     raw_open(&p->a);
     raw_open(&p->b);
     struct mem ring = mem_new(p, LEN, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE), out = mem_new(p, 64, 0);
@@ -199,11 +226,47 @@ static void test_remote_read(void)
     pair_close(p);
 }
 
+/* Whatever completed at an end that then goes away still comes, and behind it the end, however late a receive is. */
+static void test_last_words(void)
+{
+    struct pair *p = &pair;
+    struct exsi_raw_address a;
+    enum { N = 6, LONG = 9000 };
+    soft_pair_open(p);
+    connect_raw(p, &a);
+    struct mem out = mem_new(p, LONG, 0), in = mem_new(p, LONG, EXSI_ACCESS_LOCAL_WRITE | EXSI_ACCESS_REMOTE_WRITE);
+    struct mem slot = mem_new(p, 64, EXSI_ACCESS_LOCAL_WRITE);
+    uint32_t rkey;
+    mem_fill(&out, 3);
+    must(ops->key_bind(p->b.qp, in.mr, in.at, LONG, &rkey) == 0);
+    /* The first SEND holds the WRITE behind it back; that one is short, so that its completion waits for nobody. */
+    struct exsi_send_wr wr[N];
+    for (int i = 0; i < N; i++) wr[i] = wr_send(&out, 0, 4, (uint64_t)i);
+    wr[1] = wr_write(&out, 0, 1000, in.at, rkey, 1);
+    must(post(&p->a, wr, N) == 0);
+    bool out_there = pair_until(p, p->a.n_send == N);
+    ok(out_there && p->b.n_recv == 0 && !p->b.down, "%s: all completed, none has a receive", way());
+    side_end(&p->a);
+    pair_for_ms(p, 30);
+    ok(!p->b.down && in.at[0] == 0, "%s: the sender is gone, its words wait", way());
+    for (int i = 0; i < N - 1; i++) {
+        post_recv(&p->b, &slot, 0, 64, (uint64_t)i);
+        must(pair_until(p, p->b.n_recv == i + 1));
+    }
+    ok(memcmp(in.at, out.at, 1000) == 0, "%s: they come", way());
+    ok(pair_until(p, p->b.down), "%s: and then the end (%d)", way(), p->b.error);
+    side_end(&p->b);
+    mem_free(p, &out);
+    mem_free(p, &in);
+    mem_free(p, &slot);
+    pair_close(p);
+}
+
 static void test_refusals(void)
 {
     struct pair *p = &pair;
     struct exsi_raw_address a, b, wrong;
-    pair_open(p);
+    soft_pair_open(p);
     raw_open(&p->a);
     raw_open(&p->b);
     must(ops->raw_query(p->a.qp, &a) == 0 && ops->raw_query(p->b.qp, &b) == 0);
@@ -231,14 +294,18 @@ static void test_refusals(void)
 
 int main(void)
 {
-    test_story(0, 0);
-    test_story(0, 60);
-    test_story(60, 0);
-    test_story(0, 0);
-    test_story(0, 40);
-    test_story(40, 0);
-    test_receives();
+    for (int tcp = 0; tcp < 2; tcp++) {
+        no_shm = tcp;
+        test_story(0, 0);
+        test_story(0, 60);
+        test_story(60, 0);
+        test_story(0, 0);
+        test_story(0, 40);
+        test_story(40, 0);
+        test_receives();
+        test_last_words();
+        test_refusals();
+    }
     test_remote_read();
-    test_refusals();
     return tap_done();
 }

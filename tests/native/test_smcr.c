@@ -411,8 +411,8 @@ static void test_sequential(void)
     bool good = true;
     exsi_smc_notice n;
     const int rounds = smc_small ? 30 : 1000;
-    int fds = count_fds();
     smc_connect(&smc, 0, 0, &c);
+    int fds = count_fds(); /* with those of its two rings, which stay */
     for (int i = 0; i < rounds && good; i++) {
         good &= carry(&c.a, &c.b, out_a, in_b, 20000);
         must(end_close(&c.a, false, 1) == 0);

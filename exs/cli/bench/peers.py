@@ -13,11 +13,14 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
 import exs
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 HOST = "127.0.0.1"
 STREAM_SLAB = 64 << 10
@@ -215,9 +218,13 @@ class StreamPeer(ThroughputPeer, RoundTripPeer, Generic[S]):
 
     stream: S
 
+    def _message(self, size: int) -> Buffer:
+        """What is sent, again and again."""
+        return b"x" * size
+
     async def send_many(self, size: int, count: int, depth: int) -> None:
         """``send_all`` for each."""
-        data, send = b"x" * size, self.stream.send_all
+        data, send = self._message(size), self.stream.send_all
         for _ in range(count):
             await send(data)
         await self._exactly(1)
@@ -242,7 +249,7 @@ class StreamPeer(ThroughputPeer, RoundTripPeer, Generic[S]):
 
     def exchanger(self, size: int) -> Callable[[], Awaitable[None]]:
         """One message there, one back."""
-        data = b"x" * size
+        data = self._message(size)
 
         async def exchange() -> None:
             await self.stream.send_all(data)
@@ -252,7 +259,7 @@ class StreamPeer(ThroughputPeer, RoundTripPeer, Generic[S]):
 
     async def answer(self, size: int, count: int, ready: Ready) -> None:
         """Echoes."""
-        data = b"x" * size
+        data = self._message(size)
         ready()
         for _ in range(count):
             await self._exactly(size)
@@ -296,6 +303,7 @@ def private_region(size: int) -> exs.MemoryRegion:
 def options_from(config: Config) -> exs.Options:
     """The options that a configuration names."""
     names = ("path", "spin_us", "wait", "progress", "ring_bytes", "device", "queue_depth", "crc", "direct_hold_us")
+    names += ("protocol", "smc_option", "smc_eid")
     return exs.Options(**{name: config[name] for name in names if name in config})
 
 
@@ -446,5 +454,77 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
             await pool.aclose()
 
 
-PEERS: dict[str, type[SyncPeer | TrioPeer]] = {"python-tcp": PythonTcp, "trio-tcp": TrioTcp, "exs": ExsPeer}
+class SmcPeer(StreamPeer[exs.SocketStream]):
+    """A stream over SMC-R, from registered memory: ``send_all``, and ``receive_some``.
+
+    Configuration: ``view`` receives by ``receive_view`` instead; ``host`` is where to listen, or the listener's
+    address; the rest are fields of ``exs.Options``.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        # Both ends are ours, so no privilege is needed to learn that the other one speaks SMC.
+        chosen = {"protocol": "smc", "smc_option": "assume", **config}
+        self._options = options_from({**chosen, "smc_eid": tuple(chosen.get("smc_eid", ()))})
+        self._host: str = config.get("host", HOST)
+        self._views = bool(config.get("view"))
+        self._regions: dict[int, exs.MemoryRegion] = {}
+        self.stream: exs.SocketStream
+
+    async def listen(self) -> str:
+        """Listens on a free port."""
+        self._listener = (await exs.open_listeners(0, host=self._host, options=self._options))[0]
+        return str(self._listener.address[1])
+
+    async def accept(self) -> None:
+        """Takes one connection."""
+        self.stream = await self._listener.accept()
+        await self._listener.aclose()
+
+    async def connect(self, address: str) -> None:
+        """Connects to a port."""
+        self.stream = await exs.open_stream(self._host, int(address), options=self._options)
+        if self.stream.transport == "tcp":
+            raise ValueError(f"this is plain TCP: {self.stream.transport_reason}")
+
+    def facts(self) -> Config:
+        """The device, the path and the version."""
+        sock = self.stream.socket
+        device = sock.device
+        name = device.name if device else ""
+        return {"device": name, "path": sock.path, "transport": self.stream.transport}
+
+    def _message(self, size: int) -> Buffer:
+        if size not in self._regions:
+            self._regions[size] = private_region(size)
+        return self._regions[size][:]
+
+    async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
+        """As much as comes, by copies or by views."""
+        if not self._views:
+            await super().receive_many(size, count, depth, ready)
+            return
+        ready()
+        left, receive = size * count, self.stream.receive_view
+        while left:
+            async with receive(left) as view:
+                got = len(view)
+            if not got:
+                raise EOFError
+            left -= got
+        await self.stream.send_all(b"k")
+
+    async def close(self) -> None:
+        """Closes the stream, then the memory."""
+        await self.stream.aclose()
+        for region in self._regions.values():
+            await region.aclose()
+
+
+PEERS: dict[str, type[SyncPeer | TrioPeer]] = {
+    "python-tcp": PythonTcp,
+    "trio-tcp": TrioTcp,
+    "exs": ExsPeer,
+    "smc": SmcPeer,
+}
 """By the name that a driver gives."""

@@ -197,7 +197,8 @@ static void lost(struct soft_id *id)
     for (int i = 0; i < LAST_LOOKS && qp->state == SOFT_QP_UP && qp->path->ops->progress(qp->path) > 0; i++) {
     }
     soft_qp_settle(id->part);
-    if (qp->state == SOFT_QP_DOWN) return;
+    /* What came and has no receive yet still counts; the path knows that the end is behind it. */
+    if (qp->state == SOFT_QP_DOWN || qp->starved) return;
     qp->path->ops->abort(qp->path);
     soft_qp_down(qp, error ? error : ECONNRESET,
                  error ? "the peer's host does not answer" : "the peer's process is gone");

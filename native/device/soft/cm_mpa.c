@@ -37,7 +37,7 @@ static struct soft_shm_ask shm_ask(struct soft_id *id)
 
 static bool shm_wanted(const struct soft_id *id)
 {
-    return id->opt.path != EXSI_PATH_TCP && !id->raw && !id->part->fault.no_shm;
+    return id->opt.path != EXSI_PATH_TCP && !id->part->fault.no_shm;
 }
 
 bool soft_mpa_give_up_shm(struct soft_id *id)

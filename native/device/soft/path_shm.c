@@ -179,7 +179,7 @@ int shm_path_progress(struct shm_path *p, uint64_t *budget)
         if (p->path.part->asleep && shm_rx_left(p)) (void)shm_path_again(p);
         return work;
     }
-    if (!p->dead || !*budget || p->judged || p->broken_told) return 0;
+    if (!p->dead || !*budget || p->judged || p->broken_told || p->rx.starved) return 0;
     judge(p);
     return 1;
 }
@@ -243,10 +243,12 @@ static void op_abort(struct soft_path *path)
     exsi_list_unlink(&path->node);
 }
 
-/* Only raw queue pairs hold a message back. */
 static void op_resume(struct soft_path *path)
 {
-    (void)path;
+    struct shm_path *p = shm_of(path);
+    p->rx.starved = false;
+    /* Nobody rings for what is left, nor for the end of a peer that is gone. */
+    if (op_progress(path) && (p->dead || path->part->asleep)) (void)shm_path_again(p);
 }
 
 static void op_lend(struct soft_path *path, uint32_t rkey, const struct soft_mr *mr, uint64_t raddr, size_t len)

@@ -244,12 +244,13 @@ void soft_qp_destroy(struct exsi_qp *eqp)
 {
     struct soft_qp *qp = soft_qp_of(eqp);
     struct soft_part *part = qp->part;
+    /* A raw queue pair has no way to disconnect: what completed must still reach the peer, and then the end. */
+    if (qp->raw && qp->path && qp->state == SOFT_QP_UP && !qp->sq_len) qp->path->ops->shut(qp->path);
     exsi_timer_stop(part->poller, &qp->close_timer);
     exsi_list_unlink(&qp->node);
     exsi_list_unlink(&qp->work_node);
     exsi_list_unlink(&qp->event.node);
     if (qp->path) {
-        /* A raw queue pair has no way to disconnect: what completed must still reach the peer. */
         if (qp->state != SOFT_QP_DOWN && (!qp->raw || qp->sq_len)) qp->path->ops->abort(qp->path);
         qp->path->ops->free(qp->path);
     }
@@ -269,6 +270,7 @@ void soft_qp_attach(struct soft_qp *qp, struct soft_path *path)
     path->qp = qp;
     path->sink = &soft_qp_sink;
     path->stats = qp->stats;
+    path->raw = qp->raw != NULL;
     qp->path = path;
     soft_keys_lend(qp);
 }

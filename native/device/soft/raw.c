@@ -19,7 +19,7 @@
 enum { RAW_BOUND_MS = 10000, RAW_BACKLOG = 64, QPN_MASK = 0xffffff, MTU_4096 = 5 };
 
 static const struct exsi_cm_options raw_options = {
-    .path = EXSI_PATH_TCP, .connect_timeout_ms = RAW_BOUND_MS, .keepalive_ms = 10000, .close_timeout_ms = 2000};
+    .path = EXSI_PATH_AUTO, .connect_timeout_ms = RAW_BOUND_MS, .keepalive_ms = 10000, .close_timeout_ms = 2000};
 
 /* Of a part. */
 struct soft_raw {

@@ -18,7 +18,7 @@
 #define SHM_MAP_BUDGET     (4u << 20) /* same, by memcpy from mapped regions */
 #define SHM_SLOT_BUDGET    256        /* slots taken by one progress call */
 #define SHM_REGIONS        32         /* regions that a connection keeps mapped in one direction */
-#define SHM_LENT           4          /* ranges lent in one direction */
+#define SHM_LENT           16         /* ranges lent in one direction; the oldest gives way */
 #define SHM_MAX_MSG        (1u << 30)
 #define SHM_MAX_FDS        2 /* descriptors that one message may bring */
 
@@ -77,6 +77,7 @@ struct shm_tx {
     struct soft_region *sent_region[SHM_REGIONS]; /* what the peer has mapped; NULL: free */
     uint32_t region_turn;
     struct shm_lent lent[SHM_LENT];
+    uint32_t lent_turn;
 };
 
 /* The receiving half. */
@@ -92,6 +93,7 @@ struct shm_rx {
     uint32_t msn, mo; /* current SEND: number from 1, bytes so far */
     bool in_write;    /* a WRITE has begun and not ended */
     bool stopped;     /* take nothing any more */
+    bool starved;     /* the next slot waits for a receive to be posted */
     bool shut_seen;
     struct shm_region regions[SHM_REGIONS];
 };
@@ -176,7 +178,7 @@ void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd);
 
 /* --- shm_pull.c */
 int shm_rx_run(struct shm_path *p, uint64_t *budget);
-/* Something lies there that was not taken. */
+/* Something lies there that was not taken, and could be. */
 bool shm_rx_left(const struct shm_path *p);
 EXSI_MUST_CHECK int shm_rx_region(struct shm_path *p, const struct shm_msg *m, int fd);
 void shm_rx_forget(struct shm_region *r);

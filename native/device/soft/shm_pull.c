@@ -373,6 +373,14 @@ static int take_slot(struct shm_path *p, const struct shm_slot *s, uint64_t *bud
     return -EPROTO;
 }
 
+/* A message begins for which no receive is posted, and whose sender could not know. */
+static bool must_wait(struct shm_path *p, const struct shm_slot *s)
+{
+    if (!p->path.raw || !(s->flags & SHM_UNTAGGED) || p->rx.mo) return false;
+    p->rx.starved = !p->path.sink->may_receive(p->path.qp);
+    return p->rx.starved;
+}
+
 /* Tell the peer how far we are, and wake it if it waits for that. */
 static void tell(struct shm_path *p)
 {
@@ -387,7 +395,7 @@ static void tell(struct shm_path *p)
 bool shm_rx_left(const struct shm_path *p)
 {
     struct shm_slot s;
-    return !p->rx.stopped && peek(p, p->rx.next, &s);
+    return !p->rx.stopped && !p->rx.starved && peek(p, p->rx.next, &s);
 }
 
 int shm_rx_run(struct shm_path *p, uint64_t *budget)
@@ -396,7 +404,8 @@ int shm_rx_run(struct shm_path *p, uint64_t *budget)
     struct shm_slot s;
     uint64_t start = rx->next;
     int work = 0;
-    while (!rx->stopped && *budget && rx->next - start < SHM_SLOT_BUDGET && peek(p, rx->next, &s)) {
+    while (!rx->stopped && !rx->starved && *budget && rx->next - start < SHM_SLOT_BUDGET && peek(p, rx->next, &s)) {
+        if (must_wait(p, &s)) break;
         work++;
         if (take_slot(p, &s, budget) < 0) break;
         if (rx->next - rx->told >= p->slots / 4) tell(p);

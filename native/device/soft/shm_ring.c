@@ -217,7 +217,7 @@ static int fill_slot(struct shm_path *p, struct soft_tx *t, const struct source 
 /* The notice that goes with the last piece of a WRITE: a SEND of four bytes right behind it. */
 static struct soft_tx *notice_of(struct shm_path *p, const struct soft_tx *t, uint32_t *word)
 {
-    if (t->wr.op != EXSI_WR_WRITE) return NULL;
+    if (t->wr.op != EXSI_WR_WRITE || p->path.raw) return NULL; /* where it may wait, it waits alone */
     struct soft_tx *n = soft_qp_tx(p->path.qp, p->tx.handed + 1);
     if (!n || n->wr.op != EXSI_WR_SEND || n->len != sizeof *word || n->wr.num_sge != 1) return NULL;
     if (!(n->wr.flags & EXSI_WR_INLINE)) return NULL;
@@ -402,15 +402,15 @@ int shm_tx_progress(struct shm_path *p)
 
 void shm_tx_lent(struct shm_path *p, const struct shm_msg *m, int fd)
 {
-    struct shm_lent *l = NULL;
-    for (int i = 0; i < SHM_LENT && !l; i++)
-        if (!p->tx.lent[i].map.base) l = &p->tx.lent[i];
-    if (!l || !m->len || m->addr + m->len < m->addr) return;
+    if (!m->len || m->addr + m->len < m->addr) return;
     uint64_t skip = m->offset % SHM_HEAD_BYTES;
     if (m->len > UINT64_MAX - skip) return;
     struct shm_map map;
     /* What cannot be used is not filled: the peer's pull or the ring serves as well. */
     if (shm_memfd_map(fd, SHM_NEED_SHARED, m->offset - skip, m->len + skip, &map) < 0) return;
+    /* Nobody says which keys have ended: the latest ones are the likeliest to live. */
+    struct shm_lent *l = &p->tx.lent[p->tx.lent_turn++ % SHM_LENT];
+    shm_unmap(&l->map);
     *l = (struct shm_lent){
         .rkey = m->rkey, .raddr = m->addr, .len = m->len, .at = (uint8_t *)map.base + skip, .map = map};
 }

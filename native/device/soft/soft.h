@@ -116,6 +116,7 @@ struct soft_path {
     const struct soft_sink_ops *sink;
     struct exsi_stats *stats;
     uint64_t max_msg;      /* largest single WRITE it takes */
+    bool raw;              /* of a raw queue pair: a SEND may come before its receive, and waits */
     struct exsi_list node; /* in part->shm_paths (path_shm only; inserted by start, unlinked by abort or free) */
 };
 
