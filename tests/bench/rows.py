@@ -41,7 +41,7 @@ class Row:
         name: What it is about.
         figure: What is judged.
         reference: What it is divided by; ``None``: it is absolute.
-        must: What to reject below (above, if less is better).
+        must: What to reject below (above, if less is better); ``None``: it is only shown.
         aim: What a good design reaches.
         less: Less is better.
         aim_reference: For an aim that is a ratio to something else.
@@ -51,7 +51,7 @@ class Row:
     name: str
     figure: Figure
     reference: Figure | None
-    must: float
+    must: float | None
     aim: float | None
     less: bool = False
     aim_reference: Figure | None = None
@@ -75,6 +75,8 @@ def pair_specs(tcp_pair: str, core: int) -> list[PairSpec]:
         PairSpec("trio tcp, one core", "trio-tcp", cores=one),
         PairSpec("exs, one core", "exs", cores=one),
         PairSpec("exs tcp, one core", "exs", {"path": "tcp"}, cores=one),
+        PairSpec("smc-r", "smc", {"device": "soft"}),
+        PairSpec("smc-r views", "smc", {"device": "soft", "view": True}),
     ]
     for kind in ("stream", "seqpacket"):
         found += [
@@ -198,6 +200,36 @@ def _esapi_rows(kind: str) -> list[Row]:
     ]
 
 
+def _smc_rows() -> list[Row]:
+    """SMC-R between two processes of exs, against the loopback TCP that a program would have without it."""
+    rows: list[Row] = []
+    sizes = (("64 B", RATE), ("4 KiB", SMALL), ("64 KiB", MEDIUM), ("1 MiB", LARGE))
+    for name, peer in (("SMC-R stream", "smc-r"), ("SMC-R stream, views", "smc-r views")):
+        for size, what in sizes:
+            for reference in ("trio tcp", "C tcp"):
+                must = 1.0 if reference == "trio tcp" else None
+                rows.append(
+                    Row(f"{name}: {size} / {reference}", _speed(peer, what), _speed(reference, what), must, None)
+                )
+        for size, what in sizes[2:]:
+            rows.append(
+                Row(
+                    f"{name}: CPU per GiB, {size} / trio tcp",
+                    _cpu(peer, what),
+                    _cpu("trio tcp", what),
+                    1.0,
+                    None,
+                    less=True,
+                    unit="s/GiB",
+                )
+            )
+    for reference in ("trio tcp", "C tcp"):
+        must = 1.0 if reference == "trio tcp" else None
+        name = f"SMC-R stream: 64 B round trip / {reference}"
+        rows.append(Row(name, _trip("smc-r"), _trip(reference), must, None, less=True, unit="us"))
+    return rows
+
+
 _LATENCY = [
     Row(
         "64 B round trip, one core / trio eventfd",
@@ -268,6 +300,7 @@ ROWS = [
     *_CORE,
     *_esapi_rows("stream"),
     *_esapi_rows("seqpacket"),
+    *_smc_rows(),
 ]
 
 ABSENT = {

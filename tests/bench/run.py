@@ -178,6 +178,8 @@ def judge(row: Row, rounds: list[Round]) -> dict[str, Any]:
     if row.reference is not None:
         result["reference"] = statistics.median(ratios(rounds, row.reference, None))
     result |= {"low": min(found), "high": max(found)}
+    if row.must is None:
+        return result | {"verdict": "-"}
     reached = ratio <= row.must if row.less else ratio >= row.must
     verdict = "must" if reached else "MISSED"
     if row.aim is not None:
@@ -203,7 +205,9 @@ def report_rows(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str
     rows = []
     for found in results:
         sign = "<=" if found["less"] else ">="
-        must = f"{sign} {found['must']:g}" if found["must"] < 1e5 else f"{sign} {found['must'] / 1e6:g} M"
+        must = "-"
+        if found["must"] is not None:
+            must = f"{sign} {found['must']:g}" if found["must"] < 1e5 else f"{sign} {found['must'] / 1e6:g} M"
         if "ratio" not in found:
             rows.append([found["name"], "-", "-", "-", "-", must, "-", found["verdict"]])
             continue
@@ -257,9 +261,10 @@ def write_docs(text: str) -> None:
 
 def summary_line(results: list[dict[str, Any]]) -> str:
     counts = {verdict: sum(r["verdict"] == verdict for r in results) for verdict in ("aim", "must", "MISSED")}
-    absent = len(results) - sum(counts.values())
+    judged = sum(r["must"] is not None for r in results)
+    absent = judged - sum(counts.values())
     return (
-        f"{counts['aim'] + counts['must']} of {len(results)} targets reached ({counts['aim']} of them with the aim), "
+        f"{counts['aim'] + counts['must']} of {judged} targets reached ({counts['aim']} of them with the aim), "
         f"{counts['MISSED']} missed, {absent} not measured"
     )
 

@@ -145,10 +145,13 @@ def test_bench_measures_exs_beside_tcp_sockets():
     assert found["missing"] == {}
     peers = {result["peer"] for result in found["results"]}
     expected = {f"exs {kind} {path}" for kind in ("stream", "seqpacket") for path in ("shm-vm", "shm-ring", "tcp")}
-    assert peers == expected | {"python tcp", "trio tcp"}
+    smc = {"exs smc-r stream", "exs smc-r stream, views"}
+    assert peers == expected | smc | {"python tcp", "trio tcp"}
     for result in found["results"]:
         assert result["per_s"] > 0
-        if result["peer"].startswith("exs"):
+        if result["peer"] in smc:
+            assert (result["transport"], result["path"]) == ("smc-r v1", "shm-vm")
+        elif result["peer"].startswith("exs"):
             assert result["peer"].endswith(result["path"])
         if result["operation"] == "roundtrip":
             assert 0 < result["p50"] <= result["p99"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """``exs bench``: exs beside Python's and trio's TCP sockets, each between two processes of this host.
 
-Throughput, round trip and message rate, of STREAM and SEQPACKET, on every path that works here.  The rounds
+Throughput, round trip and message rate, of STREAM, SEQPACKET and SMC-R, on every path that works here.  The rounds
 interleave the peers and medians are shown; only ratios within one run mean anything.
 """
 

@@ -455,7 +455,7 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
 
 
 class SmcPeer(StreamPeer[exs.SocketStream]):
-    """A stream over SMC-R, from registered memory: ``send_all``, and ``receive_some``.
+    """A stream over SMC-R as any trio program uses it: ``send_all``, from registered memory, and ``receive_some``.
 
     Configuration: ``view`` receives by ``receive_view`` instead; ``host`` is where to listen, or the listener's
     address; the rest are fields of ``exs.Options``.
