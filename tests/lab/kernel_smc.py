@@ -173,10 +173,10 @@ def peer(options: argparse.Namespace) -> None:
     """A program on AF_SMC: listens or connects, and does one thing on each connection.
 
     ``echo`` returns what comes until the end; ``exchange`` sends BYTES in pieces of CHUNK, half closes, receives all,
-    and says length and checksum; ``sink`` receives and says length and checksum; ``drain`` says that it begins with
-    that; ``hold`` sends BYTES, says so, waits for a line and reads once; ``first`` sends BYTES and closes; ``unread``
-    waits for a line and closes with whatever was not read; ``urgent`` sends a byte out of band amid others; ``timed``
-    says how many seconds connecting and closing took.
+    and says length and checksum; ``sink`` receives and says length and checksum; ``drain`` does that too, says when it
+    begins, and sends something after the end; ``hold`` sends BYTES, says so, waits for a line and reads once; ``first``
+    sends BYTES and closes; ``unread`` waits for a line and closes with whatever was not read; ``urgent`` sends a byte
+    out of band amid others; ``timed`` says how many seconds connecting and closing took.
     """
     with smc_socket() as sock:
         for name, size in ((socket.SO_RCVBUF, options.rcvbuf), (socket.SO_SNDBUF, options.sndbuf)):
@@ -235,6 +235,7 @@ def _sink(sock: socket.socket, options: argparse.Namespace) -> None:
 def _drain(sock: socket.socket, options: argparse.Namespace) -> None:
     print("draining", flush=True)
     _sink(sock, options)
+    sock.sendall(b"is anybody there?")
 
 
 def _urgent(sock: socket.socket, options: argparse.Namespace) -> None:
