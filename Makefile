@@ -40,7 +40,7 @@ bench: .venv/test.stamp  ## exs and its peers, interleaved; JSON in build/bench.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
-bench-lab: .venv/test.stamp  ## exs over soft-RoCE and its peers, in one such machine; JSON in build/bench-lab.json
+bench-lab: .venv/test.stamp  ## exs over soft-RoCE and its peers, in one such machine; ARGS="--smc": SMC-R, in two; JSON in build/
 	@$(BIN)/python tests/lab/run.py setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cli]'
 	@$(BIN)/python tests/lab/bench.py $(ARGS)

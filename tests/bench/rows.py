@@ -76,7 +76,7 @@ def pair_specs(tcp_pair: str, core: int) -> list[PairSpec]:
         PairSpec("exs, one core", "exs", cores=one),
         PairSpec("exs tcp, one core", "exs", {"path": "tcp"}, cores=one),
         PairSpec("smc-r", "smc", {"device": "soft"}),
-        PairSpec("smc-r views", "smc", {"device": "soft", "view": True}),
+        PairSpec("smc-r views", "smc", {"device": "soft", "queue": True, "view": True}),
     ]
     for kind in ("stream", "seqpacket"):
         found += [
@@ -204,7 +204,7 @@ def _smc_rows() -> list[Row]:
     """SMC-R between two processes of exs, against the loopback TCP that a program would have without it."""
     rows: list[Row] = []
     sizes = (("64 B", RATE), ("4 KiB", SMALL), ("64 KiB", MEDIUM), ("1 MiB", LARGE))
-    for name, peer in (("SMC-R stream", "smc-r"), ("SMC-R stream, views", "smc-r views")):
+    for name, peer in (("SMC-R stream", "smc-r"), ("SMC-R queue, views", "smc-r views")):
         for size, what in sizes:
             for reference in ("trio tcp", "C tcp"):
                 must = 1.0 if reference == "trio tcp" else None

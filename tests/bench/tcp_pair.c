@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* One side of a pair of blocking TCP sockets in C: the peer that the targets of path tcp are ratios to.
+/* One side of a pair of blocking TCP sockets in C: the peer that the targets of path tcp are ratios to.  With "smc" its
+ * sockets are the kernel's AF_SMC, of which a connection that fell back to TCP looks like any other: ask the kernel.
  *
- *   tcp_pair listen | tcp_pair connect PORT
+ *   tcp_pair [tcp|smc HOST] listen | tcp_pair [tcp|smc HOST] connect PORT
  *
  * Obeys the lines of exs.cli.bench.side: "throughput SIZE COUNT DEPTH" and "roundtrip SIZE COUNT DEPTH"; the
  * listener receives (and says when it is ready), the other side sends and measures.  The depth means
@@ -19,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { SMC_FAMILY = 43 };
 enum { BUFFER = 16 << 20, SMALL_READ = 64 << 10, MAX_TRIPS = 1 << 20 };
 
 struct side {
@@ -129,11 +131,11 @@ static void obey(const struct side *s, const char *op, size_t size, uint64_t cou
     fflush(stdout);
 }
 
-static int listen_and_accept(void)
+static int listen_and_accept(int family, struct in_addr host)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = host};
     socklen_t len = sizeof a;
-    int l = socket(AF_INET, SOCK_STREAM, 0);
+    int l = socket(family, SOCK_STREAM, 0);
     if (l < 0 || bind(l, (struct sockaddr *)&a, len) || listen(l, 1) || getsockname(l, (struct sockaddr *)&a, &len))
         fail("listen");
     printf("{\"address\": \"%d\"}\n", ntohs(a.sin_port));
@@ -144,23 +146,30 @@ static int listen_and_accept(void)
     return fd;
 }
 
-static int connect_to(const char *port)
+static int connect_to(int family, struct in_addr host, const char *port)
 {
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)), .sin_addr = host};
+    int fd = socket(family, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a)) fail("connect");
     return fd;
 }
 
 int main(int argc, char **argv)
 {
+    struct in_addr host = {htonl(INADDR_LOOPBACK)};
+    int family = AF_INET;
+    if (argc > 3) {
+        if (!strcmp(argv[1], "smc")) family = SMC_FAMILY;
+        if (inet_pton(AF_INET, argv[2], &host) != 1) return 2;
+        argc -= 2;
+        argv += 2;
+    }
     if (argc < 2 || (argc < 3 && strcmp(argv[1], "listen"))) return 2;
     struct side s = {
         .receives = argc < 3, .buffer = aligned_alloc(4096, BUFFER), .trips = malloc(MAX_TRIPS * sizeof(double))};
     if (!s.buffer || !s.trips) fail("malloc");
     memset(s.buffer, 'x', BUFFER);
-    s.fd = s.receives ? listen_and_accept() : connect_to(argv[2]);
+    s.fd = s.receives ? listen_and_accept(family, host) : connect_to(family, host, argv[2]);
     int on = 1;
     setsockopt(s.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     puts("{}");

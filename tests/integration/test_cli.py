@@ -145,7 +145,7 @@ def test_bench_measures_exs_beside_tcp_sockets():
     assert found["missing"] == {}
     peers = {result["peer"] for result in found["results"]}
     expected = {f"exs {kind} {path}" for kind in ("stream", "seqpacket") for path in ("shm-vm", "shm-ring", "tcp")}
-    smc = {"exs smc-r stream", "exs smc-r stream, views"}
+    smc = {"exs smc-r stream", "exs smc-r queue, views"}
     assert peers == expected | smc | {"python tcp", "trio tcp"}
     for result in found["results"]:
         assert result["per_s"] > 0

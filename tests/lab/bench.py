@@ -122,12 +122,14 @@ def verdict(target: Target, rounds: list[Any]) -> list[str]:
         said = "-"
     else:
         said = "reached" if (ratio <= target.bound if target.less else ratio >= target.bound) else "MISSED"
-    return [target.name, f"{ratio:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}", bound, said]
+    digits = 2 if ratio >= 0.1 else 4
+    low, high = (f"{r:.{digits}f}" for r in (min(ratios), max(ratios)))
+    return [target.name, f"{ratio:.{digits}f}", f"{low} to {high}", bound, said]
 
 
-def figures_table(rounds: list[Any]) -> list[list[str]]:
-    """Medians of every peer."""
-    names = list(dict.fromkeys(name for r in rounds for name in r))
+def figures_table(rounds: list[Any], trips: tuple[str, ...] = ("64", "4096")) -> list[list[str]]:
+    """Medians of every peer that has sizes of messages; of half round trips those of the sizes in ``trips``."""
+    names = list(dict.fromkeys(name for r in rounds for name in r if set(r[name]) & set(BULK)))
     lines = []
     for name in names:
         cells = [name]
@@ -135,7 +137,7 @@ def figures_table(rounds: list[Any]) -> list[list[str]]:
             for size in BULK:
                 found = values(rounds, name, size, field)
                 cells.append(form.format(statistics.median(found)) if found else "-")
-        for size in ("64", "4096"):
+        for size in trips:
             found = values(rounds, name, size, "half_us")
             cells.append(f"{statistics.median(found):.0f}" if found else "-")
         lines.append(cells)
@@ -162,19 +164,19 @@ def report(result: Any, command: str) -> str:
     return f"{about}\n\n{judged}\n\n{markdown(['peer', *columns], figures_table(rounds))}{broken}"
 
 
-def write_docs(text: str) -> None:
+def write_docs(text: str, begin: str = BEGIN, end: str = END) -> None:
     """Puts a report between the markers of docs/benchmarks.md."""
     page = DOCS.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCS.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    DOCS.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
-def compiled(name: str, *flags: str) -> str:
-    """A C peer of ``make bench``'s folder."""
+def compiled(name: str, *flags: str, folder: str = "bench") -> str:
+    """A C peer of ``make bench``'s folder, or another one."""
     target = guest.BUILD / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = kernel.ROOT / "tests" / "bench" / f"{name}.c"
+    source = kernel.ROOT / "tests" / folder / f"{name}.c"
     compiler = os.environ.get("CC", "cc")
     subprocess.run([compiler, "-O2", "-std=gnu17", str(source), "-o", str(target), *flags], check=True)
     return str(target)
@@ -193,7 +195,12 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=Path(sys.prefix))
     parser.add_argument("--json", type=Path, default=kernel.ROOT / "build" / "bench-lab.json")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument("--smc", action="store_true", help="SMC-R of exs and of the kernel instead, in two guests")
     options = parser.parse_args()
+    if options.smc:
+        import bench_smc  # which imports this module
+
+        return bench_smc.run(options)
     packages.ensure()
     esapi = compiled("esapi_pair", *package_flags(options.venv.absolute()))
     measure = ["python", str(HERE / "measure.py"), "--tcp-pair", compiled("tcp_pair"), "--esapi-pair", esapi]

@@ -64,17 +64,19 @@ def wait_until(what: Callable[[], object], why: str, patience: float = 60.0) -> 
         time.sleep(0.1)
 
 
-def on_smc(program: str, *arguments: object, name: str | None = None) -> list[str]:
+def on_smc(program: str, *arguments: object, name: str | None = None, preload: str = PRELOAD) -> list[str]:
     """The command of an unmodified program whose TCP sockets are AF_SMC; ``name`` is what it is told to be."""
     script = 'exec -a "$0" "$@"'
     words = ["bash", "-c", script, name or program, program, *map(str, arguments)]
-    return ["env", f"LD_PRELOAD={PRELOAD}", *words]
+    return ["env", f"LD_PRELOAD={preload}", *words]
 
 
-def redis_server(host: str, port: int) -> list[str]:
+def redis_server(host: str, port: int, preload: str = PRELOAD) -> list[str]:
     """redis-server on AF_SMC: Debian's redis-check-rdb is the same program, and does what its name says."""
     quiet = ["--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir", os.environ.get("TMPDIR", "/tmp")]
-    return on_smc("/usr/bin/redis-check-rdb", "--bind", host, "--port", port, *quiet, name="redis-server")
+    return on_smc(
+        "/usr/bin/redis-check-rdb", "--bind", host, "--port", port, *quiet, name="redis-server", preload=preload
+    )
 
 
 # --- exs at one end, the kernel at the other ------------------------------------------------------------------------

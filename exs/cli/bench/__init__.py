@@ -39,7 +39,9 @@ def peer_specs(cores: frozenset[int]) -> list[PairSpec]:
         for kind in ("stream", "seqpacket")
     ]
     specs.append(PairSpec("exs smc-r stream", "smc", {"device": "soft"}, cores=cores))
-    specs.append(PairSpec("exs smc-r stream, views", "smc", {"device": "soft", "view": True}, cores=cores))
+    specs.append(
+        PairSpec("exs smc-r queue, views", "smc", {"device": "soft", "queue": True, "view": True}, cores=cores)
+    )
     specs.append(PairSpec("python tcp", "python-tcp", cores=cores))
     specs.append(PairSpec("trio tcp", "trio-tcp", cores=cores))
     return specs

@@ -75,7 +75,15 @@ class Figures:
     p99: float = 0.0
 
 
-class _Side:
+class Side:
+    """One process of a pair, a child of this one.
+
+    Args:
+        command: What it runs.
+        cores: Cores for it; ``None`` for all.
+        fds: Descriptors that it inherits.
+    """
+
     def __init__(self, command: Sequence[str], cores: set[int] | None, fds: Sequence[int]) -> None:
         def pin() -> None:
             if cores:
@@ -97,7 +105,11 @@ class _Side:
         self._buffer = b""
 
     def read(self, seconds: float) -> Config:
-        """The next JSON line."""
+        """The next JSON line.
+
+        Raises:
+            PairError: None came, or it is gone; the text is its last words.
+        """
         deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._out, selectors.EVENT_READ)
@@ -122,6 +134,11 @@ class _Side:
         return text.splitlines()[-1] if text else f"ended with code {self._process.poll()}"
 
     def write(self, line: str) -> None:
+        """Gives it a command.
+
+        Raises:
+            PairError: It is gone; the text is its last words.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line.encode() + b"\n")
@@ -130,12 +147,14 @@ class _Side:
             raise PairError(self._last_words()) from None
 
     def close(self) -> None:
+        """Asks it to end."""
         assert self._process.stdin is not None
         assert self._process.stderr is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def end(self) -> None:
+        """Waits for its end, for a while."""
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -170,7 +189,7 @@ class PairSpec:
 class Pair:
     """Two processes, connected; see ``open_pair``."""
 
-    def __init__(self, spec: PairSpec, listener: _Side, connector: _Side, facts: Config) -> None:
+    def __init__(self, spec: PairSpec, listener: Side, connector: Side, facts: Config) -> None:
         self.spec = spec
         self.facts = facts
         self._listener = listener
@@ -226,11 +245,11 @@ def open_pair(spec: PairSpec) -> Pair:
     base = spec.command or (sys.executable, "-m", "exs.cli.bench.side")
     tail = () if spec.command else (spec.peer, json.dumps(config))
     cores = set(spec.cores) or None
-    sides: list[_Side] = []
+    sides: list[Side] = []
     try:
-        sides.append(_Side([*base, "listen", *tail], cores, fds))
+        sides.append(Side([*base, "listen", *tail], cores, fds))
         address = str(sides[0].read(START_SECONDS)["address"])
-        sides.append(_Side([*base, "connect", *tail, address], cores, fds))
+        sides.append(Side([*base, "connect", *tail, address], cores, fds))
         facts = sides[1].read(START_SECONDS)
         sides[0].read(START_SECONDS)
         return Pair(spec, sides[0], sides[1], facts)

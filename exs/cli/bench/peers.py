@@ -457,8 +457,8 @@ class ExsPeer(ThroughputPeer, RoundTripPeer):
 class SmcPeer(StreamPeer[exs.SocketStream]):
     """A stream over SMC-R as any trio program uses it: ``send_all``, from registered memory, and ``receive_some``.
 
-    Configuration: ``view`` receives by ``receive_view`` instead; ``host`` is where to listen, or the listener's
-    address; the rest are fields of ``exs.Options``.
+    Configuration: ``queue`` sends by a send queue instead, ``view`` receives by ``receive_view``; ``host`` is where to
+    listen, or the listener's address; the rest are fields of ``exs.Options``.
     """
 
     def __init__(self, config: Config) -> None:
@@ -467,7 +467,7 @@ class SmcPeer(StreamPeer[exs.SocketStream]):
         chosen = {"protocol": "smc", "smc_option": "assume", **config}
         self._options = options_from({**chosen, "smc_eid": tuple(chosen.get("smc_eid", ()))})
         self._host: str = config.get("host", HOST)
-        self._views = bool(config.get("view"))
+        self._views, self._queues = bool(config.get("view")), bool(config.get("queue"))
         self._regions: dict[int, exs.MemoryRegion] = {}
         self.stream: exs.SocketStream
 
@@ -498,6 +498,17 @@ class SmcPeer(StreamPeer[exs.SocketStream]):
         if size not in self._regions:
             self._regions[size] = private_region(size)
         return self._regions[size][:]
+
+    async def send_many(self, size: int, count: int, depth: int) -> None:
+        """One ``send_all`` each, or batches through a send queue."""
+        if not self._queues:
+            await super().send_many(size, count, depth)
+            return
+        batch = [self._message(size)] * min(depth, count)
+        async with self.stream.socket.send_queue(depth=depth) as sends:
+            for at in range(0, count, len(batch)):
+                await sends.put_many(batch[: count - at])
+        await self._exactly(1)
 
     async def receive_many(self, size: int, count: int, depth: int, ready: Ready) -> None:
         """As much as comes, by copies or by views."""
