@@ -224,6 +224,10 @@ async def test_room_is_waited_for(options: exs.Options) -> None:
             with pytest.raises(trio.WouldBlock):
                 for _ in range(10):
                     tx.put_nowait(bytes(60_000))
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            with pytest.raises(trio.WouldBlock):  # a thread may have moved something meanwhile; now nothing moves
+                for _ in range(10):
+                    tx.put_nowait(bytes(60_000))
             accepted = tx.accepted
             with trio.move_on_after(0.02) as scope:
                 await tx.put(b"waits")
