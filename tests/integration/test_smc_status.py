@@ -27,8 +27,15 @@ from exs.smc.status_socket import Silence, ask, ask_all, listed
 
 pytestmark = pytest.mark.timeout(patient(60))
 
+# A peer that is gone is waited for in the background: for less long than the search for leaks waits.
 SMC = exs.Options(
-    protocol="smc", device="soft", smc_option="assume", smc_eid=("EXS.TEST",), ring_bytes=65536, progress="thread"
+    protocol="smc",
+    device="soft",
+    smc_option="assume",
+    smc_eid=("EXS.TEST",),
+    ring_bytes=65536,
+    progress="thread",
+    close_timeout=2.0,
 )
 BOUND = patient(20)
 
