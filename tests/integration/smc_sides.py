@@ -11,7 +11,8 @@ import trio
 import exs
 
 EID = ("EXS.TEST",)
-SMC = exs.Options(protocol="smc", device="soft", smc_option="assume", smc_eid=EID)
+# Who is gone is waited for in the background: for less long than the search for leaks waits.
+SMC = exs.Options(protocol="smc", device="soft", smc_option="assume", smc_eid=EID, close_timeout=2.0)
 
 
 @asynccontextmanager
