@@ -2,8 +2,8 @@
 """Whose turn it is, of many handshakes with one server.
 
 A link group announces one buffer after the other, and the peer's clocks run from the first message of a connection: if
-hundreds began at once, the last ones would be too late on a busy host.  So they begin a few at a time, which takes no
-longer in all.
+hundreds began at once, the last ones would be too late on a busy host.  So they begin a few at a time, which takes
+little longer in all.
 
 Owns the lines, one for each server while somebody stands in it.  Invariant: nobody waits for longer than
 :data:`PATIENCE_S`; a place is given back whatever ends its use.

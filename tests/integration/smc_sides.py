@@ -17,10 +17,10 @@ SMC = exs.Options(protocol="smc", device="soft", smc_option="assume", smc_eid=EI
 
 @asynccontextmanager
 async def pair(
-    options: exs.Options = SMC, server: exs.Options | None = None
+    options: exs.Options = SMC, server: exs.Options | None = None, host: str = "127.0.0.1"
 ) -> AsyncGenerator[tuple[exs.SocketStream, exs.SocketStream]]:
     """Client and server of one connection."""
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=server or options)
+    (listener,) = await exs.open_listeners(0, host=host, options=server or options)
     accepted: list[exs.SocketStream] = []
 
     async def accept() -> None:
@@ -29,7 +29,7 @@ async def pair(
     async with listener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
-            stream = await exs.open_stream("127.0.0.1", listener.address[1], options=options)
+            stream = await exs.open_stream(host, listener.address[1], options=options)
         async with stream, accepted[0]:
             yield stream, accepted[0]
 

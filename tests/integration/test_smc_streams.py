@@ -268,20 +268,10 @@ async def test_a_server_that_declines_gets_its_payload_whole(size: int) -> None:
 
 
 async def test_ipv6_is_tcp() -> None:
-    (listener,) = await exs.open_listeners(0, host="::1", options=SMC)
-    accepted: list[exs.SocketStream] = []
-
-    async def accept() -> None:
-        accepted.append(await listener.accept())
-
-    async with listener:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept)
-            one = await exs.open_stream("::1", listener.address[1], options=SMC)
-        async with one, accepted[0] as two:
-            assert (one.transport, two.transport) == ("tcp", "tcp")
-            await one.send_all(b"there")
-            assert await two.receive_some() == b"there"
+    async with pair(host="::1") as (one, two):
+        assert (one.transport, two.transport) == ("tcp", "tcp")
+        await one.send_all(b"there")
+        assert await two.receive_some() == b"there"
 
 
 async def test_garbage_ends_one_connection_only() -> None:
