@@ -64,7 +64,7 @@ SUITES = (
     Suite("siw", "verbs/siw", [*VERBS, f"--deselect={OVERLOADED}"], 310, minutes=30),
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
-    Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 45, guests=2, minutes=25),
+    Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 60, guests=2, minutes=25),
     Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in WITH_KERNEL], 58, guests=2, smc=True, minutes=25),
 )
 ON_REQUEST = (

@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cable
 import pytest
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -170,24 +172,77 @@ def test_many_connections_need_several_completion_queues(host: str) -> None:
     assert run([sys.executable, "-c", MANY, host]) == "True\n"
 
 
+# --- what the kernel holds back --------------------------------------------------------------------------------
+
+SILENT = """
+import functools, socket, sys, trio, exs
+host, options = sys.argv[1], exs.Options(device="verbs")
+silent = socket.create_server((host, 0))
+
+async def give_up():
+    async with trio.open_nursery() as nursery:
+        port = silent.getsockname()[1]
+        nursery.start_soon(functools.partial(exs.open_stream, host, port, options=options))
+        connection, _ = await trio.to_thread.run_sync(silent.accept)
+        nursery.cancel_scope.cancel()
+    return connection
+
+async def connect():
+    listeners = await exs.open_listeners(0, host=host, options=options)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listeners[0].accept)
+        await exs.open_stream(host, listeners[0].address[1], options=options)
+        nursery.cancel_scope.cancel()
+
+connection = trio.run(give_up)
+connection.setblocking(False)
+try:
+    while connection.recv(4096):
+        pass
+    print("the kernel gave up before we did")
+except BlockingIOError:
+    print("over")
+trio.run(connect)
+print("connected")
+"""
+
+
+def test_a_run_that_ends_does_not_wait_for_the_answer_to_its_connect() -> None:
+    # soft-iWARP's kernel waits 10 s for MPA's answer, and ends the TCP connection only then.
+    assert run([sys.executable, "-c", SILENT, "10.78.0.1"]) == "over\nconnected\n"
+
+
 # --- what happens to a device -------------------------------------------------------------------------------------
 
 
 HOLD = """
-import os, sys, trio, exs
-async def main():
-    options, host, found = exs.Options(device="verbs"), sys.argv[1], []
-    async def wait(stream):
-        try:
-            await stream.receive_some()
-            found.append("end of stream")
-        except trio.BrokenResourceError as error:
-            found.append(error.__cause__.errno)
-        try:
-            await stream.send_all(b"no more")
-            found.append("could send")
-        except trio.BrokenResourceError:
+import logging, os, sys, time, trio, exs
+sys.path.append(os.environ["LAB"])
+import cable
+logging.basicConfig(level="INFO", stream=sys.stdout, format="%(levelname)s %(message)s")
+options, host, found = exs.Options(device="verbs"), sys.argv[1], []
+
+async def wait(stream):
+    try:
+        while await stream.receive_some(1 << 20):
             pass
+        found.append("end of stream")
+    except trio.BrokenResourceError as error:
+        found.append(error.__cause__.errno)
+    try:
+        await stream.send_all(b"no more")
+        found.append("could send")
+    except trio.BrokenResourceError:
+        pass
+
+async def pour(stream):
+    try:
+        while True:
+            await stream.send_all(bytes(1 << 20))
+    except trio.BrokenResourceError:
+        pass
+
+async def pair():
     accepted = []
     async def accept():
         accepted.append(await listeners[0].accept())
@@ -195,64 +250,145 @@ async def main():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept)
         client = await exs.open_stream(host, listeners[0].address[1], options=options)
-    await client.send_all(b"here")
-    assert await accepted[0].receive_some() == b"here"
-    with trio.fail_after(40):
-        async with client, accepted[0], trio.open_nursery() as nursery:
+    await use(client, accepted[0])
+    return client, accepted[0]
+
+async def use(client, server):
+    for one, other in ((client, server), (server, client)):
+        await one.send_all(b"here")
+        assert await other.receive_some() == b"here"
+
+async def ended_by(command, busy=False):
+    client, server = await pair()
+    with trio.fail_after(60):
+        async with client, server, trio.open_nursery() as nursery:
             nursery.start_soon(wait, client)
-            nursery.start_soon(wait, accepted[0])
+            nursery.start_soon(wait, server)
+            if busy:
+                nursery.start_soon(pour, client)
             await trio.sleep(0.5)
-            os.system(sys.argv[2])
-    print(*found)
-trio.run(main)
+            await trio.to_thread.run_sync(os.system, command)
+    print("ended", *found)
 """
+ENDED = HOLD + "trio.run(ended_by, sys.argv[2], sys.argv[3:] == ['busy'])"
 
 
-def ends(host: str, command: str) -> list[str]:
-    """What both ends of an idle connection end with after the command.
+def held(program: str, *arguments: str) -> tuple[list[str], str]:
+    """The words that such a program ends with, and everything that it logs and prints.
 
     In a process of its own: a soft device can only be taken out of the kernel when nobody has it open.
     """
-    return run([sys.executable, "-c", HOLD, host, command]).split()
+    text = run([sys.executable, "-c", program, *arguments], LAB=str(Path(__file__).resolve().parent))
+    last = text.splitlines()[-1] if text else ""
+    assert last.startswith("ended"), text
+    return last.split()[1:], text
+
+
+def errno_names(*numbers: int) -> set[str]:
+    return {str(number) for number in numbers}
+
+
+def make_again(name: str, kind: str, wire: str, *addresses: str) -> None:
+    """An RDMA link as new; one that is on its way out goes when the last process has closed it."""
+    lines = [
+        f"rdma link delete {name}",
+        f"ip link set {wire} up",
+        *(f"ip addr replace {a} dev {wire}" for a in addresses),
+        f"for i in $(seq 40); do rdma link add {name} type {kind} netdev {wire} && exit; sleep 0.5; done",
+        "exit 1",
+    ]
+    subprocess.run(["sh", "-c", "\n".join(lines)], check=True, timeout=60)
+    time.sleep(1)
 
 
 @pytest.fixture
 def rxe() -> Iterator[None]:
-    """soft-RoCE as new afterwards.
-
-    Its link is never taken down here: a message of rdma_cm that is sent then stops its management queue pair for
-    good, and whoever ends a connection waits for it in the kernel.
-    """
+    """soft-RoCE as new afterwards."""
     yield
-    script = """
-        rdma link delete rxe0
-        ip link set eth0 up
-        ip addr replace 10.77.0.1/24 dev eth0
-        ip addr replace fd77::1/64 dev eth0 nodad
-        rdma link add rxe0 type rxe netdev eth0
-    """
-    subprocess.run(["sh", "-c", script], check=True, timeout=60)
-    time.sleep(1)
+    make_again("rxe0", "rxe", "eth0", "10.77.0.1/24", "fd77::1/64")
+
+
+@pytest.fixture
+def siw() -> Iterator[None]:
+    """soft-iWARP as new afterwards."""
+    yield
+    make_again("siw0", "siw", "eth1", "10.78.0.1/24", "fd78::1/64")
 
 
 @pytest.mark.usefixtures("rxe")
 def test_an_address_that_goes_ends_its_connections() -> None:
-    assert ends("10.77.0.1", "ip addr del 10.77.0.1/24 dev eth0") == 2 * [str(errno.EADDRNOTAVAIL)]
+    found, text = held(ENDED, "10.77.0.1", "ip addr del 10.77.0.1/24 dev eth0")
+    assert found == 2 * [str(errno.EADDRNOTAVAIL)], text
+    assert "INFO verbs: rxe0: GID table change, port 1\n" in text
+    assert text.count("INFO connection lost: the address of this end is gone from rxe0\n") == 2
 
 
-@pytest.mark.usefixtures("rxe")
-def test_a_device_that_is_removed_ends_its_connections() -> None:
-    found = ends("10.77.0.1", "rdma link delete rxe0 &")
+@pytest.mark.usefixtures("rxe", "siw")
+@pytest.mark.parametrize(("device", "host"), [("rxe0", "10.77.0.1"), ("siw0", "10.78.0.1")])
+def test_a_device_that_is_removed_ends_its_connections(device: str, host: str) -> None:
+    found, text = held(ENDED, host, f"rdma link delete {device} &")
     # Both ends are on it, and one may hear of the other's end first.
-    assert set(found) <= {str(errno.ENODEV), str(errno.ECONNRESET)}
-    assert str(errno.ENODEV) in found
+    assert len(found) == 2, text
+    assert set(found) <= errno_names(errno.ENODEV, errno.ECONNRESET), text
+    assert str(errno.ENODEV) in found, text
+    assert re.search(r"INFO connection lost: \S+.* was removed", text), text
 
 
-def test_on_iwarp_a_link_that_goes_down_ends_its_connections() -> None:
+def test_a_port_that_stays_down_ends_its_connections() -> None:
     try:
-        found = ends("10.78.0.1", "ip link set eth1 down")
+        found, text = held(ENDED, "10.77.0.1", f"{sys.executable} $LAB/cable.py eth0 off")
     finally:
-        script = "ip link set eth1 up; ip addr replace fd78::1/64 dev eth1 nodad"
-        subprocess.run(["sh", "-c", script], check=True)
-    assert len(found) == 2
-    assert set(found) <= {str(errno.ECONNRESET), str(errno.ENETDOWN), str(errno.ETIMEDOUT)}
+        cable.turn("eth0", "on")
+    assert found == 2 * [str(errno.ENETDOWN)], text
+    assert "WARNING verbs: rxe0: port error, port 1\n" in text
+    assert text.count("INFO connection lost: port 1 of rxe0 is down\n") == 2
+    assert run([sys.executable, "-c", CONNECT, "10.77.0.1"], EXS_DEVICE="verbs") == "connected verbs\n"
+
+
+FLAP = (
+    HOLD
+    + """
+def flap():
+    start = time.monotonic()
+    cable.turn("eth0", "off")
+    cable.turn("eth0", "on")
+    return time.monotonic() - start
+
+async def main():
+    # On a machine that stands still for longer than a port may be down it proves nothing: then once more.
+    for _ in range(5):
+        client, server = await pair()
+        async with client, server:
+            took = await trio.to_thread.run_sync(flap)
+            await trio.sleep(3)
+            if took < 1:
+                await use(client, server)
+                print("ended well")
+                return
+    print("ended too slow")
+trio.run(main)
+"""
+)
+
+
+def test_a_port_that_comes_back_ends_nothing() -> None:
+    found, text = held(FLAP, "10.77.0.1")
+    assert found == ["well"], text
+    assert "WARNING verbs: rxe0: port error, port 1\n" in text
+    assert "WARNING verbs: rxe0: port active, port 1\n" in text
+
+
+@pytest.mark.usefixtures("siw")
+def test_on_iwarp_a_link_that_goes_down_ends_its_connections() -> None:
+    found, text = held(ENDED, "10.78.0.1", "ip link set eth1 down")
+    assert len(found) == 2, text
+    assert set(found) <= errno_names(errno.ECONNRESET, errno.ENETDOWN, errno.ETIMEDOUT), text
+    assert "WARNING verbs: siw0: port error, port 1\n" in text
+
+
+def test_a_queue_pair_whose_transport_breaks_ends_its_connection() -> None:
+    # The kernel's TCP connection below siw is taken away, in the middle of a WRITE.  Whether siw calls the queue pair
+    # failed depends on what it was doing; what follows from that is in test_verbs.c.
+    found, text = held(ENDED, "10.78.0.1", "ss -K src 10.78.0.1", "busy")
+    assert found == 2 * [str(errno.ECONNRESET)], text
+    assert run([sys.executable, "-c", CONNECT, "10.78.0.1"], EXS_DEVICE="verbs") == "connected verbs\n"

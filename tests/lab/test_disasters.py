@@ -175,7 +175,6 @@ def test_cable_pulled(way: Way, where: str) -> None:
         there.hear("well")
 
 
-@pytest.mark.stress  # not seen often enough yet
 @ways("siw", "tcp")
 @pytest.mark.parametrize("where", ["here", "there"])
 def test_interface_taken_down(way: Way, where: str) -> None:
@@ -190,7 +189,6 @@ def test_interface_taken_down(way: Way, where: str) -> None:
         there.hear("well")
 
 
-@pytest.mark.stress  # not seen often enough yet
 @ways("rxe")
 @pytest.mark.parametrize("where", ["here", "there"])
 def test_interface_taken_down_under_soft_roce(way: Way, where: str) -> None:
@@ -215,7 +213,7 @@ def test_interface_taken_down_under_soft_roce(way: Way, where: str) -> None:
         pass
 
 
-@ways("tcp")
+@ways()
 def test_peer_killed(way: Way) -> None:
     with busy(way) as (here, there, _):
         there.kill()
@@ -224,7 +222,6 @@ def test_peer_killed(way: Way) -> None:
             assert again.hear()
 
 
-@pytest.mark.stress  # not seen often enough yet
 def test_guest_of_the_peer_killed() -> None:
     """On all devices at once: a guest takes its time to boot."""
     before = agent.run(["cat", "/proc/sys/kernel/random/boot_id"])
