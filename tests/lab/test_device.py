@@ -280,10 +280,11 @@ def held(program: str, *arguments: str) -> tuple[list[str], str]:
 
     In a process of its own: a soft device can only be taken out of the kernel when nobody has it open.
     """
-    text = run([sys.executable, "-c", program, *arguments], LAB=str(Path(__file__).resolve().parent))
-    last = text.splitlines()[-1] if text else ""
-    assert last.startswith("ended"), text
-    return last.split()[1:], text
+    here = str(Path(__file__).resolve().parent)
+    text = run([sys.executable, "-c", program, *arguments], LAB=here, EXS_LOG_LEVEL="info")
+    ends = [line.split()[1:] for line in text.splitlines() if line.startswith("ended ")]
+    assert len(ends) == 1, text
+    return ends[0], text
 
 
 def errno_names(*numbers: int) -> set[str]:
