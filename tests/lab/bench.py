@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from typing import Any
 import guest
 import kernel
 import packages
+import pair
 
 HERE = Path(__file__).resolve().parent
 DOCS = kernel.ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- make bench-lab begins -->", "<!-- make bench-lab ends -->"
 BULK = ("64", "4096", "65536", "1048576")
 SIZES = {"64": "64 B", "4096": "4 KiB", "65536": "64 KiB", "1048576": "1 MiB"}
 KINDS = ("stream", "seqpacket")
@@ -164,12 +165,30 @@ def report(result: Any, command: str) -> str:
     return f"{about}\n\n{judged}\n\n{markdown(['peer', *columns], figures_table(rounds))}{broken}"
 
 
-def write_docs(text: str, begin: str = BEGIN, end: str = END) -> None:
-    """Puts a report between the markers of docs/benchmarks.md."""
-    page = DOCS.read_text(encoding="utf-8")
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+@dataclass(frozen=True)
+class Page:
+    """Where a result goes.
+
+    Args:
+        flags: Of the command that made it, beside the rounds.
+        json: The file's name.
+        report: Makes the tables of the result and of the command.
+        begin: The line of docs/benchmarks.md before them.
+        end: The line behind them.
+    """
+
+    flags: str
+    json: str
+    report: Callable[[Any, str], str]
+    begin: str
+    end: str
+
+
+def write_docs(text: str, page: Page) -> None:
+    """Puts a report between its lines of docs/benchmarks.md."""
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition(page.begin)
+    _, _, after = rest.partition(page.end)
+    DOCS.write_text(f"{before}{page.begin}\n\n{text}\n\n{page.end}{after}", encoding="utf-8")
 
 
 def compiled(name: str, *flags: str, folder: str = "bench") -> str:
@@ -188,6 +207,43 @@ def package_flags(venv: Path) -> list[str]:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
 
+def measuring(program: str, options: argparse.Namespace, *arguments: str, seconds: float) -> guest.Job:
+    """A program of this folder in a guest, which leaves in the job's folder what it measured."""
+    measure = ["python", str(HERE / program), *arguments, "--json", "/var/tmp/bench.json"]
+    measure += ["--rounds", str(options.rounds), "--sizes", options.sizes]
+    shell = '"$@"; status=$?; cp /var/tmp/bench.json "$EXS_LAB_JOB/"; exit $status'
+    return guest.Job(
+        command=["sh", "-c", shell, "measure", *measure],
+        env={"PYTHONPATH": str(HERE)},  # a program's own folder is not searched there
+        venv=options.venv.absolute(),
+        timeout=seconds,
+    )
+
+
+def conclude(machine: guest.Guest | pair.Pair, options: argparse.Namespace, page: Page) -> int:
+    """Wait for what a machine measures, and report it; returns the exit status."""
+    try:
+        status = machine.wait()
+        made = machine.folder / "bench.json"
+        result = json.loads(made.read_text()) if made.exists() else None
+    except guest.Failed as problem:
+        print(f"lab: {problem}", file=sys.stderr)
+        return 125
+    finally:
+        machine.kill()
+    machine.discard()
+    if result is None:
+        print("lab: nothing was measured", file=sys.stderr)
+        return status or 1
+    command = f"make bench-lab ARGS='{page.flags}--rounds {options.rounds}'"
+    options.json.with_name(page.json).write_text(json.dumps(result | {"command": command}, indent=1))
+    text = page.report(result, command)
+    print(text)
+    if options.write_docs:
+        write_docs(text, page)
+    return status
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-lab", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -203,31 +259,10 @@ def main() -> int:
         return bench_smc.run(options)
     packages.ensure()
     esapi = compiled("esapi_pair", *package_flags(options.venv.absolute()))
-    measure = ["python", str(HERE / "measure.py"), "--tcp-pair", compiled("tcp_pair"), "--esapi-pair", esapi]
-    measure += ["--json", "/var/tmp/bench.json", "--rounds", str(options.rounds), "--sizes", options.sizes]
-    shell = '"$@"; status=$?; cp /var/tmp/bench.json "$EXS_LAB_JOB/"; exit $status'
-    job = guest.Job(command=["sh", "-c", shell, "measure", *measure], venv=options.venv.absolute(), timeout=3000.0)
-    machine = guest.Guest(kernel.ensure(), job)
-    try:
-        status = machine.wait()
-        made = machine.folder / "bench.json"
-        result = json.loads(made.read_text()) if made.exists() else None
-    except guest.Failed as problem:
-        print(f"lab: {problem}", file=sys.stderr)
-        return 125
-    finally:
-        machine.kill()
-    machine.discard()
-    if result is None:
-        print("lab: nothing was measured", file=sys.stderr)
-        return status or 1
-    command = f"make bench-lab ARGS='--rounds {options.rounds}'"
-    options.json.write_text(json.dumps(result | {"command": command}, indent=1))
-    text = report(result, command)
-    print(text)
-    if options.write_docs:
-        write_docs(text)
-    return status
+    peers = ["--tcp-pair", compiled("tcp_pair"), "--esapi-pair", esapi]
+    job = measuring("measure.py", options, *peers, seconds=3000.0)
+    page = Page("", options.json.name, report, "<!-- make bench-lab begins -->", "<!-- make bench-lab ends -->")
+    return conclude(guest.Guest(kernel.ensure(), job), options, page)
 
 
 if __name__ == "__main__":

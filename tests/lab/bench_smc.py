@@ -8,9 +8,7 @@ measure_smc.py's.  A figure of one direction is that of the bytes from the first
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -18,9 +16,8 @@ import guest
 import kernel
 import packages
 import pair
-from bench import BULK, HERE, SIZES, Target, compiled, figures_table, markdown, values, verdict, write_docs
+from bench import BULK, SIZES, Page, Target, compiled, conclude, figures_table, markdown, measuring, values, verdict
 
-BEGIN, END = "<!-- make bench-lab --smc begins -->", "<!-- make bench-lab --smc ends -->"
 KERNEL, TCP = "kernel to kernel", "TCP"
 MIXED = ("exs to kernel", "exs queue to kernel", "kernel to exs", "kernel to views", "exs to exs", "exs queue to views")
 ROUND_TRIPS = ("exs to kernel", "kernel to exs", "exs to exs")
@@ -79,38 +76,20 @@ def report(result: Any, command: str) -> str:
     return f"{about}\n\n{judged}\n\n{figures}\n\n{redis}{broken}"
 
 
+PAGE = Page(
+    "--smc ",
+    "bench-lab-smc.json",
+    report,
+    "<!-- make bench-lab --smc begins -->",
+    "<!-- make bench-lab --smc ends -->",
+)
+
+
 def run(options: argparse.Namespace) -> int:
     """Boot the two, measure, report."""
     packages.ensure()
     preload = compiled("af_smc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-ldl", folder="lab")
-    measure = ["python", str(HERE / "measure_smc.py"), "--tcp-pair", compiled("tcp_pair"), "--preload", preload]
-    measure += ["--json", "/var/tmp/bench.json", "--rounds", str(options.rounds), "--sizes", options.sizes]
-    shell = '"$@"; status=$?; cp /var/tmp/bench.json "$EXS_LAB_JOB/"; exit $status'
-    venv = options.venv.absolute()
-    job = guest.Job(
-        command=["sh", "-c", shell, "measure", *measure],
-        env={"PYTHONPATH": str(HERE)},  # a program's own folder is not searched here
-        venv=venv,
-        timeout=60 * (MINUTES + MINUTES_A_ROUND * options.rounds),
-    )
-    machines = pair.Pair(kernel.ensure(), job, guest.Shape(smc=True))
-    try:
-        status = machines.wait()
-        made = machines.folder / "bench.json"
-        result = json.loads(made.read_text()) if made.exists() else None
-    except guest.Failed as problem:
-        print(f"lab: {problem}", file=sys.stderr)
-        return 125
-    finally:
-        machines.kill()
-    machines.discard()
-    if result is None:
-        print("lab: nothing was measured", file=sys.stderr)
-        return status or 1
-    command = f"make bench-lab ARGS='--smc --rounds {options.rounds}'"
-    options.json.with_name("bench-lab-smc.json").write_text(json.dumps(result | {"command": command}, indent=1))
-    text = report(result, command)
-    print(text)
-    if options.write_docs:
-        write_docs(text, BEGIN, END)
-    return status
+    seconds = 60 * (MINUTES + MINUTES_A_ROUND * options.rounds)
+    peers = ["--tcp-pair", compiled("tcp_pair"), "--preload", preload]
+    job = measuring("measure_smc.py", options, *peers, seconds=seconds)
+    return conclude(pair.Pair(kernel.ensure(), job, guest.Shape(smc=True)), options, PAGE)
