@@ -69,6 +69,7 @@ struct exsi_op {
             uint32_t in_flight; /* WRITEs not completed */
             bool begun;         /* seqpacket: an advertisement is taken */
             bool cut;           /* stream: what was not posted is dropped */
+            bool direct;        /* SMC-R: not to be copied */
         } send;
         struct {
             uint64_t adv_ind;

@@ -153,6 +153,7 @@ void smcr_release(struct smcr_flow *f)
     }
     exsi_list_unlink(&f->node);
     exsi_list_unlink(&f->ready_node);
+    smcr_stage_fini(f);
     l->n_flows--;
     free(f);
 }

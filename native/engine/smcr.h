@@ -3,6 +3,7 @@
  * caller; here is what is hot or timed: the ring buffers (RMBs), CDC messages, TEST_LINK.
  *   smcr.c        the table; the link: what arrives, whose it is, what is told to the program, TEST_LINK
  *   smcr_send.c   WRITEs into the peer's ring, CDC messages, and whose turn it is
+ *   smcr_stage.c  small sends, copied: several share a WRITE
  *   smcr_recv.c   what CDC messages say, and reading from our own ring
  *   smcr_close.c  done, closed, abort: how a connection ends
  *   smcr_look.c   what can be seen of it from outside
@@ -100,7 +101,7 @@ struct exsi_smcr_state {
     struct exsi_smcr_peer peer; /* zeros before it is known */
     struct exsi_smc_cursor put, freed, came, taken, told;
     uint64_t sent, received;                         /* bytes written in each direction since the beginning */
-    uint64_t unsent;                                 /* bytes accepted and not written */
+    uint64_t unsent;                                 /* bytes accepted and not written, copied or not */
     uint32_t unread;                                 /* bytes that came and were not read */
     uint8_t producer_flags, peer_producer_flags;     /* ours: as the next CDC says it; the peer's: of its last one */
     uint8_t connection_flags, peer_connection_flags; /* all that were ever said */

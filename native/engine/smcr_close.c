@@ -23,7 +23,7 @@ uint8_t smcr_end_flags(const struct smcr_flow *f)
     uint8_t flags = 0;
     if (f->said & SMCR_FINAL) return 0;
     if (f->abort) return EXSI_SMC_ABORT;
-    if (f->over || !f->fin_wanted || f->unposted) return 0;
+    if (f->over || !f->fin_wanted || f->unposted || smcr_staged(f)) return 0;
     if (f->recv_shut)
         flags = f->unread ? EXSI_SMC_ABORT : EXSI_SMC_CLOSED;
     else

@@ -13,6 +13,16 @@
 struct smcr_write {
     struct smcr_flow *flow;
     uint32_t len;
+    bool staged; /* from the staging ring, and of no send any more */
+};
+
+/* Small sends, copied: smcr_stage.c. */
+struct smcr_stage {
+    struct exsi_block block;
+    uint32_t size;           /* a power of two; 0: no memory yet */
+    uint64_t in, out, freed; /* bytes since the beginning: copied, written, completed */
+    bool asked;
+    struct smcr_stage_errand *errand; /* brings the memory */
 };
 
 struct smcr_flow {
@@ -31,7 +41,8 @@ struct smcr_flow {
     struct exsi_smc_cursor put, freed; /* written by us; read by the peer, as it has told */
     struct exsi_list sends;            /* that have not ended; those before unposted are out */
     struct exsi_op *unposted;
-    uint64_t unsent;    /* bytes accepted and not posted */
+    struct smcr_stage stage;
+    uint64_t unsent;    /* bytes accepted and not posted, copied or not */
     uint64_t written;   /* bytes, of all that were */
     uint32_t in_flight; /* WRITEs not completed */
     uint32_t urgents;   /* sends with an urgent byte that is not posted */
@@ -103,6 +114,29 @@ void smcr_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error);
 void smcr_retire_sends(struct smcr_flow *f);
 /* What was not posted ends with error when its turn comes; this direction takes no more. */
 void smcr_cut_sends(struct smcr_flow *f);
+
+/* --- smcr_stage.c */
+/* Copied and not written. */
+static inline uint32_t smcr_staged(const struct smcr_flow *f)
+{
+    return (uint32_t)(f->stage.in - f->stage.out);
+}
+uint32_t smcr_stage_room(const struct smcr_flow *f);
+/* The oldest that is not posted: copy it, if it is small and there is room.  True: nothing of it is left to post. */
+bool smcr_stage_op(struct smcr_flow *f, struct exsi_op *op);
+/* It will be copied once there is room. */
+bool smcr_waits_for_stage(const struct smcr_flow *f, const struct exsi_op *op);
+/* So much lies there that it should not wait for company. */
+bool smcr_stage_is_due(const struct smcr_flow *f);
+/* The bytes to write next that are contiguous; some are staged. */
+uint32_t smcr_stage_span(const struct smcr_flow *f, uint8_t **src, struct exsi_dmr **dmr);
+/* n of them are posted; n, the oldest posted ones, are complete. */
+void smcr_stage_sent(struct smcr_flow *f, uint32_t n);
+void smcr_stage_done(struct smcr_flow *f, uint32_t n);
+/* What is not posted will not be: how much that was. */
+uint32_t smcr_stage_drop(struct smcr_flow *f);
+/* No WRITE from it is in flight. */
+void smcr_stage_fini(struct smcr_flow *f);
 
 /* --- smcr_recv.c */
 /* A CDC message for the flow, which may be gone afterwards. */

@@ -229,7 +229,7 @@ static bool hear_consumer(struct smcr_flow *f, struct exsi_smc_cursor c)
     if (!by) return true;
     exsi_smc_advance(&f->freed, by, size);
     if (f->urgent_hold && by == out) f->urgent_hold = false;
-    if (f->unposted) smcr_want(f);
+    if (f->unposted || smcr_staged(f)) smcr_want(f);
     return true;
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The sending half of SMC-R: WRITEs from where the caller's bytes lie into the peer's ring, and the CDC message behind
- * them, without which they do not exist for the peer.
+/* The sending half of SMC-R: WRITEs into the peer's ring, from where the caller's bytes lie or, of small sends, from
+ * the staging ring (smcr_stage.c), and the CDC message behind them, without which they do not exist for the peer.
  *
  * Who may send stands in link->ready and has its turn there: a few WRITEs and one CDC message, then the next.  So
  * connections share the link's send queue, and whatever one has to say while there is no room goes into one message.
+ * Of a connection with nothing on the way every byte goes at once; else what is staged waits for the completion, and
+ * for company, as long as nothing stands behind it.
  * Invariant: put - freed never exceeds the peer's ring; a completed WRITE is the oldest of link->writes. */
 #include "engine/smcr_flow.h"
 
@@ -41,7 +43,15 @@ static bool may_write(const struct smcr_flow *f)
 bool smcr_is_writable(struct smcr_flow *f)
 {
     if (f->broken || f->over) return true; /* a send does not wait, it is refused */
-    return !f->fin_wanted && !f->unposted && may_write(f);
+    if (f->fin_wanted || f->unposted || !f->open || (f->said | f->heard) & SMCR_FINAL) return false;
+    return smcr_stage_room(f) > 0 || (may_write(f) && !smcr_staged(f));
+}
+
+/* What is staged waits, for the completion that is on its way. */
+static bool is_held(const struct smcr_flow *f)
+{
+    return smcr_staged(f) && f->in_flight && !f->cdc_due && !smcr_stage_is_due(f) &&
+           (!f->unposted || smcr_waits_for_stage(f, f->unposted));
 }
 
 /* --- one turn ------------------------------------------------------------------------------------------ */
@@ -85,45 +95,75 @@ static void posted(struct smcr_flow *f)
     f->urgent_now = f->urgent_hold = true;
 }
 
-/* One WRITE; false: not now. */
-static bool write_some(struct smcr_flow *f, struct exsi_op *op)
+/* One WRITE; false: not now.  src lies in staged memory, or in what op sends. */
+static bool write_some(struct smcr_flow *f, const uint8_t *src, size_t len, struct exsi_dmr *dmr, struct exsi_op *op)
 {
     struct exsi_smcr *l = f->link;
-    uint8_t *src;
-    struct exsi_dmr *dmr;
-    bool fragile;
     if (!may_write(f) || !has_room(l, 2 + SMCR_RESERVE)) return false;
-    size_t len = exsi_op_span(op, op->e.send.posted, &src, &dmr, &fragile);
     uint64_t most = exsi_min_u64(exsi_smc_span(f->put, f->freed, f->peer_size), l->ep->dev->caps.max_msg);
     uint32_t n = (uint32_t)exsi_min_u64(len, most);
     assert(exsi_range_inside(f->put.count, n, f->peer_size));
     if (exsi_ep_write_silent(l->ep, 0, src, n, dmr, f->peer_addr + f->put.count, f->peer_rkey) < 0) return false;
     uint32_t at = l->write_head + l->write_len++;
     if (at >= l->ep->attr.send_wr) at -= l->ep->attr.send_wr;
-    l->writes[at] = (struct smcr_write){.flow = f, .len = n};
+    l->writes[at] = (struct smcr_write){.flow = f, .len = n, .staged = !op};
     exsi_smc_advance(&f->put, n, f->peer_size);
     f->written += n;
-    op->e.send.posted += n;
-    op->e.send.in_flight++;
     f->in_flight++;
     f->unsent -= n;
+    if (!op) {
+        smcr_stage_sent(f, n);
+        return true;
+    }
+    op->e.send.posted += n;
+    op->e.send.in_flight++;
     return true;
+}
+
+static bool write_staged(struct smcr_flow *f)
+{
+    uint8_t *src;
+    struct exsi_dmr *dmr;
+    uint32_t len = smcr_stage_span(f, &src, &dmr);
+    return write_some(f, src, len, dmr, NULL);
+}
+
+static bool write_op(struct smcr_flow *f, struct exsi_op *op)
+{
+    uint8_t *src;
+    struct exsi_dmr *dmr;
+    bool fragile;
+    size_t len = exsi_op_span(op, op->e.send.posted, &src, &dmr, &fragile);
+    return write_some(f, src, len, dmr, op);
+}
+
+/* Those that need no WRITE of their own. */
+static void pass_over(struct smcr_flow *f)
+{
+    while (f->unposted && !f->urgent_now &&
+           (f->unposted->e.send.posted == f->unposted->len || smcr_stage_op(f, f->unposted)))
+        posted(f);
 }
 
 /* How many WRITEs went out.  An urgent byte ends them: the CDC message must point behind it. */
 static uint32_t write_all(struct smcr_flow *f, uint32_t most)
 {
+    pass_over(f);
+    if (is_held(f)) return 0;
     uint32_t n = 0;
-    while (f->unposted && !f->urgent_now) {
-        struct exsi_op *op = f->unposted;
-        if (op->e.send.posted == op->len)
-            posted(f);
-        else if (n == most || !write_some(f, op))
-            break;
-        else
-            n++;
+    for (; n < most && !f->urgent_now; n++) {
+        if (!smcr_staged(f) && (!f->unposted || smcr_waits_for_stage(f, f->unposted))) break;
+        if (!(smcr_staged(f) ? write_staged(f) : write_op(f, f->unposted))) break;
+        pass_over(f);
     }
     return n;
+}
+
+/* It has something that can be written now. */
+static bool has_more(const struct smcr_flow *f)
+{
+    if (!may_write(f)) return false;
+    return smcr_staged(f) ? !is_held(f) : f->unposted && !smcr_waits_for_stage(f, f->unposted);
 }
 
 /* True: it has more to send and may. */
@@ -133,9 +173,9 @@ static bool turn(struct smcr_flow *f)
     bool alone = exsi_list_empty(&f->link->ready);
     uint32_t n = f->over ? 0 : write_all(f, alone ? ALONE_WRITES : TURN_WRITES);
     if (n || f->cdc_due || f->urgent_now || smcr_end_flags(f)) send_cdc(f);
-    /* Empty ones end without a completion of their own. */
+    /* Empty ones end without a completion of their own, those that were copied too. */
     smcr_retire_sends(f);
-    return f->unposted && may_write(f);
+    return has_more(f);
 }
 
 void smcr_pump(struct exsi_endpoint *ep)
@@ -161,11 +201,14 @@ int smcr_send(struct exsi_attach *at, struct exsi_op *op)
     if (f->fin_wanted || f->broken) return -EPIPE;
     if (f->link->ep->state >= EXSI_EP_FAILING) return -ECONNABORTED;
     exsi_list_append(&f->sends, &op->node);
-    if (!f->unposted) f->unposted = op;
     f->unsent += op->len;
     if (op->flags & EXSI_OPF_URGENT && op->len) f->urgents++;
     if (op->flags & EXSI_OPF_SHUT_WR) f->fin_wanted = true;
-    smcr_want(f);
+    if (!f->unposted && smcr_stage_op(f, op))
+        smcr_retire_sends(f); /* over, unless others before it are on the way */
+    else if (!f->unposted)
+        f->unposted = op;
+    if (!is_held(f)) smcr_want(f);
     return 0;
 }
 
@@ -207,6 +250,7 @@ static void cut_from(struct smcr_flow *f, struct exsi_op *first)
 
 void smcr_cut_sends(struct smcr_flow *f)
 {
+    f->unsent -= smcr_stage_drop(f);
     cut_from(f, f->unposted);
     smcr_retire_sends(f);
 }
@@ -216,6 +260,7 @@ void smcr_cancel_send(struct smcr_flow *f, struct exsi_op *op)
     if (op->e.send.cut || (op->len && op->e.send.posted == op->len)) return;
     op->cancelling = true;
     if (op->e.send.posted) {
+        assert(!smcr_staged(f)); /* it would stand before this one */
         /* What stands behind a cut cannot go out either: the peer would take it for the rest. */
         cut_from(f, op);
         f->fin_wanted = f->shut_asked;
@@ -248,14 +293,21 @@ void smcr_write_done(struct exsi_endpoint *ep, uint64_t wr_id, int error)
     (void)wr_id;
     assert(l->write_len > 0);
     if (error) return; /* the link is over: on_error ends everything */
-    struct smcr_write w = l->writes[l->write_head];
+    const struct smcr_write w = l->writes[l->write_head];
     if (++l->write_head == ep->attr.send_wr) l->write_head = 0;
     l->write_len--;
-    struct exsi_op *op = oldest_in_flight(w.flow);
-    assert(op && w.flow->in_flight > 0);
-    op->e.send.in_flight--;
-    op->done += w.len;
-    w.flow->in_flight--;
-    smcr_retire_sends(w.flow);
-    smcr_step(w.flow);
+    struct smcr_flow *f = w.flow;
+    assert(f->in_flight > 0);
+    f->in_flight--;
+    if (w.staged) {
+        smcr_stage_done(f, w.len);
+    } else {
+        struct exsi_op *op = oldest_in_flight(f);
+        assert(op);
+        op->e.send.in_flight--;
+        op->done += w.len;
+    }
+    smcr_retire_sends(f);
+    if (smcr_staged(f) || (f->unposted && smcr_waits_for_stage(f, f->unposted))) smcr_want(f);
+    smcr_step(f);
 }

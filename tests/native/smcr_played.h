@@ -105,11 +105,19 @@ __attribute__((unused)) static void peer_write(struct conn *c, uint32_t at, uint
 
 /* --- time ------------------------------------------------------------------------------------------------------- */
 
+/* What waits for the lock to be left, such as memory. */
+static void errands(void)
+{
+    exsi_group_lock(group);
+    exsi_group_unlock(group);
+}
+
 static void deliver(void)
 {
     struct exsi_wc wc[16];
     struct exsi_cm_event ev;
     int n;
+    errands();
     exsi_group_flush(group);
     while ((n = dev_ops()->poll_cq(ep->part, wc, 16)) > 0) {
         for (int i = 0; i < n; i++) {
@@ -208,8 +216,7 @@ static void finish(const char *what)
     dev_ops()->dereg_mr(sim_device(sim), ring_mr);
     dev_ops()->dereg_mr(sim_device(sim), source_mr);
     exsi_group_reap(group);
-    exsi_group_lock(group);
-    exsi_group_unlock(group); /* regions end when it is left */
+    errands(); /* regions end */
     while (exsi_eq_take(eq, &ev, 1) == 1) continue;
 }
 

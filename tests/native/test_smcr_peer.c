@@ -47,9 +47,11 @@ static void test_blocked(void)
     must(post(c, EXSI_OP_SEND, source, 50, 0, 3) == 0);
     int before = n_said;
     run();
-    ok(n_said == before && exsi_eq_len(eq) == 0, "a full ring: nothing to say, nothing written");
+    /* It is over nevertheless: a small send was copied, as on a socket of the kernel (test_smcr_stage.c). */
+    ok(n_said == before && event(3, 0, 50), "a full ring: nothing to say, nothing written");
     say(c, at(0), at(4000), 0, 0);
-    ok(event(3, 0, 50) && last()->producer_flags == 0 && last()->producer.count == 50, "room again: written, cleared");
+    ok(last()->producer_flags == 0 && last()->producer.count == 50 && memcmp(rings, source, 50) == 0,
+       "room again: written, cleared");
     say(c, at(0), at(SIZE + 50), 0, 0);
     must(post(c, EXSI_OP_SEND, source, SIZE - 1, 0, 4) == 0);
     run();

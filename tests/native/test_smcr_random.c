@@ -2,12 +2,13 @@
 /* Two SMC-R links on the simulated device, several connections on them, and random schedules: posts, arrivals,
  * completions, views, cancels, half closes, closes and aborts in any order, both directions at once.  Byte i of a
  * stream is a function of i, so every byte that arrives is checked; the device counts each WRITE outside of a ring.
+ * The memory of a send is overwritten as soon as it is over, and sends end in the order in which they were posted.
  *
  *   test_smcr_random [STEPS [SEED [EPISODE]]]
  * A failure prints the seed and the episode. */
 #include <string.h>
 
-#include "engine/smcr.h"
+#include "engine/smcr_flow.h"
 #include "sim/sim.h"
 #include "tap.h"
 
@@ -15,7 +16,7 @@ enum { CONNS = 4, SLOTS = 6, SLOT_BYTES = 40000, MEMORY = 2 * SLOTS * SLOT_BYTES
 
 struct slot {
     bool busy;
-    uint64_t op, from; /* from: position in the stream (send) */
+    uint64_t op, from, number; /* from: position in the stream (send) */
     uint32_t len;
 };
 
@@ -27,9 +28,10 @@ struct end {
     struct slot send[SLOTS], recv[SLOTS];
     uint64_t sent, got; /* posted to be sent; received and checked */
     uint64_t cut;       /* where a cancelled send ended the stream; UINT64_MAX: it did not */
+    uint64_t n_sends, n_over;
     uint32_t lent, busy;
     void *view;
-    bool shut, closed, attached;
+    bool closed, attached;
     int side, index;
 };
 
@@ -46,7 +48,7 @@ static struct exsi_ctx *ctx;
 static struct exsi_group *group;
 static struct sim *sim;
 static struct side sides[2];
-static uint64_t rng, steps, events;
+static uint64_t rng, steps, events, staged;
 static int n_conns;
 static bool over; /* ends may be untidy from now on */
 static char wrong[200];
@@ -84,6 +86,13 @@ static uint8_t *memory_of(const struct end *e, bool recv, int slot)
 
 /* --- time ------------------------------------------------------------------------------------------------------ */
 
+/* What waits for the lock to be left, such as memory. */
+static void errands(void)
+{
+    exsi_group_lock(group);
+    exsi_group_unlock(group);
+}
+
 static void deliver(void)
 {
     const struct exsi_device_ops *ops = sim_device(sim)->ops;
@@ -91,6 +100,7 @@ static void deliver(void)
     struct exsi_wc wc[16];
     struct exsi_cm_event ev;
     int n;
+    if (below(4)) errands();
     exsi_group_flush(group);
     while ((n = ops->poll_cq(part, wc, 16)) > 0) {
         for (int i = 0; i < n; i++) exsi_ep_completion(wc[i].qp->user, &wc[i]);
@@ -110,6 +120,50 @@ static bool step(void)
 
 /* --- operations --------------------------------------------------------------------------------------------------- */
 
+static void check_flow(const struct end *e)
+{
+    const struct smcr_flow *f = e->at.flow;
+    const struct smcr_stage *st = &f->stage;
+    uint64_t unsent = smcr_staged(f);
+    bool begun = false;
+    exsi_list_for (op, &f->sends, const struct exsi_op, node) {
+        begun |= op == f->unposted;
+        if (!op->e.send.cut) unsent += op->len - op->e.send.posted;
+        wrong_if(!begun && !op->e.send.cut && op->e.send.posted < op->len, "a send was passed over");
+    }
+    wrong_if(!(st->freed <= st->out && st->out <= st->in && st->in - st->freed <= st->size), "the staging ring");
+    wrong_if(unsent != f->unsent, "%llu bytes unsent, not %llu", (unsigned long long)f->unsent,
+             (unsigned long long)unsent);
+}
+
+/* The sizes that are copied and those that are not, both sides of the border. */
+static uint32_t some_length(void)
+{
+    switch (below(10)) {
+    case 0: return 0;
+    case 1:
+    case 2:
+    case 3: return 1 + below(200);
+    case 4:
+    case 5: return 1 + below(3000);
+    case 6:
+    case 7: return 8192 - 100 + below(200);
+    default: return 1 + below(SLOT_BYTES);
+    }
+}
+
+static void give_pieces(struct exsi_op *op, uint8_t *at, uint32_t len, struct exsi_dmr *dmr)
+{
+    uint32_t n = 1 + below(3), from = 0;
+    must(exsi_op_pieces(op, n) == 0);
+    op->len = len;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t piece = k == n - 1 ? len - from : below(len - from + 1);
+        op->iov[k] = (struct exsi_iov){.base = at + from, .len = piece, .dmr = dmr};
+        from += piece;
+    }
+}
+
 static void post(struct end *e, bool recv)
 {
     int i = 0;
@@ -118,26 +172,27 @@ static void post(struct end *e, bool recv)
     if (i == SLOTS || e->closed || e->lent) return;
     s = &all[i];
     struct exsi_op *op;
-    uint32_t len = below(10) ? 1 + below(below(4) ? 3000 : SLOT_BYTES) : 0;
+    uint32_t len = some_length();
     uint64_t cookie = (uint64_t)e->index << 16 | (uint64_t)recv << 8 | (uint64_t)i;
     must(exsi_op_new(group, sides[e->side].eq, recv ? EXSI_OP_RECV : EXSI_OP_SEND, cookie, &op) == 0);
     uint8_t *at = memory_of(e, recv, i);
     for (uint32_t k = 0; !recv && k < len; k++) at[k] = byte_at(e, e->sent + k);
     op->attach = &e->at;
-    op->len = len;
     if (recv && below(3) == 0) op->flags = EXSI_OPF_WAITALL;
     if (!recv && len && below(20) == 0) op->flags = EXSI_OPF_URGENT;
-    must(exsi_op_pieces(op, 1) == 0);
-    op->iov[0] = (struct exsi_iov){.base = at, .len = len, .dmr = sides[e->side].dmr};
-    *s = (struct slot){.busy = true, .op = op->handle, .from = e->sent, .len = len};
+    give_pieces(op, at, len, sides[e->side].dmr);
+    *s = (struct slot){.busy = true, .op = op->handle, .from = e->sent, .len = len, .number = e->n_sends};
     e->busy++;
     if (!recv) e->sent += len;
+    if (!recv) e->n_sends++;
     int rc = recv ? exsi_engine_smcr.recv(&e->at, op) : exsi_engine_smcr.send(&e->at, op);
+    check_flow(e);
     if (rc == 0) return;
     exsi_op_drop(op);
     e->busy--;
     s->busy = false;
     if (!recv) e->sent -= len;
+    if (!recv) e->n_sends--;
 }
 
 static void check_bytes(struct end *e, const uint8_t *at, uint64_t len)
@@ -161,10 +216,17 @@ static void ended(struct end *e, bool recv, int i, const struct exsi_event *ev)
     e->busy--;
     if (recv) {
         check_bytes(e, memory_of(e, true, i), ev->value);
-    } else if (ev->error == 0) {
+        return;
+    }
+    memset(memory_of(e, false, i), 0xee, s->len);
+    if (ev->error == 0) {
         wrong_if(ev->value != s->len, "a send of %u ended with %u", s->len, (uint32_t)ev->value);
-    } else if (e->cut == UINT64_MAX) {
-        e->cut = s->from + ev->value;
+        wrong_if(s->number < e->n_over, "a send ended before an older one");
+        e->n_over = s->number + 1;
+    } else if (ev->error == ECANCELED && !over) {
+        /* Nothing was posted behind it (cancel_send). */
+        e->sent = s->from + ev->value;
+        if (ev->value) e->cut = e->sent;
     }
 }
 
@@ -202,7 +264,24 @@ static void view(struct end *e)
     }
 }
 
-/* Only receives: a cut of the stream would be a story of its own (test_smcr.c). */
+/* The newest, so that the bytes of others keep their place. */
+static void cancel_send(struct end *e)
+{
+    take_events();
+    for (int i = 0; i < SLOTS && !e->closed; i++) {
+        const struct slot *s = &e->send[i];
+        if (!s->busy || s->number != e->n_sends - 1) continue;
+        struct exsi_op *op = exsi_op_find(group, s->op);
+        must(op && op->attach == &e->at);
+        bool whole = op->len && op->e.send.posted == op->len;
+        exsi_engine_smcr.cancel(&e->at, op);
+        wrong_if(whole && !exsi_op_find(group, s->op), "a send that was copied was cancelled");
+        break;
+    }
+    check_flow(e);
+    take_events();
+}
+
 static void cancel(struct end *e, uint32_t slot)
 {
     struct slot *s = &e->recv[slot];
@@ -288,9 +367,13 @@ static void act(void)
     case 4: take(e); break;
     case 5: view(e); break;
     case 6: cancel(e, below(SLOTS)); break;
+    case 7:
+        if (below(8) == 0) cancel_send(e);
+        break;
     default: step();
     }
     if (below(2)) take_events();
+    if (e->attached && e->at.flow) check_flow(e);
     steps++;
 }
 
@@ -389,6 +472,7 @@ static void finish(void)
                      k);
             if (wrong[0]) return;
             if (e->lent) must(exsi_smcr_lend_over(&e->at, 0) == 0);
+            staged += ((const struct smcr_flow *)e->at.flow)->stage.in;
             exsi_ep_detach(&e->at);
         }
     for (int k = 0; k < 2; k++) {
@@ -397,8 +481,7 @@ static void finish(void)
         sim_device(sim)->ops->dereg_mr(sim_device(sim), sides[k].dmr);
     }
     exsi_group_reap(group);
-    exsi_group_lock(group);
-    exsi_group_unlock(group); /* regions end when it is left */
+    errands(); /* regions end */
 }
 
 static bool episode(uint64_t seed)
@@ -409,6 +492,9 @@ static bool episode(uint64_t seed)
     for (uint32_t i = 0; i < n && !wrong[0] && !sim_violation(sim); i++) act();
     if (!wrong[0] && !sim_violation(sim)) {
         if (below(4)) {
+            /* The end mark is behind all data, also that which is copied and not written. */
+            for (int i = 0; i < n_conns; i++)
+                if (below(3) == 0) exsi_engine_smcr.shutdown_send(&sides[below(2)].end[i].at);
             drain();
             if (!wrong[0]) end_in_order();
         } else {
@@ -443,6 +529,7 @@ int main(int argc, char **argv)
                (unsigned long long)(n - !only));
     ok(good, "%llu steps, %llu episodes, %llu events, seed %llu", (unsigned long long)steps, (unsigned long long)n,
        (unsigned long long)events, (unsigned long long)seed);
+    ok(only || staged > steps, "%llu bytes were copied", (unsigned long long)staged);
     if (!good) return tap_done();
     for (int k = 0; k < 2; k++) {
         must(exsi_eq_close(sides[k].eq) == 0);
