@@ -44,7 +44,7 @@ class Direction:
     nbytes: int
     """Bytes written since the connection began."""
     waiting: int
-    """Bytes that wait: sending, those accepted and not written yet; receiving, those that came and were not read."""
+    """Bytes that wait: sending, those accepted and not written yet, copied ones too; receiving, those not read yet."""
     writer_blocked: bool
     """The writer says that it has no room."""
     urgent_pending: bool

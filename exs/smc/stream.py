@@ -44,6 +44,10 @@ GRACE_S = 2.0
 class SmcStream(SocketStream):
     """A stream over SMC-R.
 
+    A send of at most 8 KiB is copied, as into the send buffer of a kernel socket: it is over, and its buffer free, as
+    soon as there is room for the copy.  A longer one goes from where it lies, and is over when the peer has it in its
+    receive buffer.
+
     Args:
         socket: The connection, open.
         tcp: The TCP connection of its handshake; the stream owns it from now on.

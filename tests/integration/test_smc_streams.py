@@ -17,6 +17,7 @@ from ground import scaled
 from smc_sides import EID, SMC, pair, receive_all
 
 import exs
+import exs.smc
 from exs.smc import clc, option
 
 KIB, MIB = 1024, 1024 * 1024
@@ -85,6 +86,88 @@ async def test_registered_memory_goes_without_a_copy() -> None:
                     found += await two.receive_some()
             assert found == data
             assert one.socket.statistics().bytes_copied == 0
+
+
+async def test_a_small_send_is_copied_and_its_buffer_free_at_once() -> None:
+    count, size = scaled(2000, 300), 700
+    sent = hashlib.sha256()
+    async with exs.MemoryRegion.allocate(size) as region, pair() as (one, two):
+        found = hashlib.sha256()
+
+        async def receive() -> None:
+            left = count * size
+            while left:
+                chunk = await two.receive_some()
+                left -= len(chunk)
+                found.update(chunk)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for number in range(count):
+                region.view[:] = number.to_bytes(4, "big") * (size // 4)
+                sent.update(region.view)
+                await one.send_all(region)
+        assert found.digest() == sent.digest()
+        # All but those that were sent before there was memory to copy them to.
+        assert (count - 10) * size <= one.socket.statistics().bytes_copied <= count * size
+
+
+async def test_what_was_copied_is_bounded_when_nobody_reads() -> None:
+    chunk, sent = bytes(1000), 0
+    async with pair() as (one, two):
+        with trio.move_on_after(0.5):
+            while True:
+                await one.send_all(chunk)
+                sent += len(chunk)
+        (connection,) = [
+            c for g in exs.smc.status().groups for c in g.connections if c.sending.waiting and c.sending.writer_blocked
+        ]
+        sending = connection.sending
+        # Nothing of the cancelled one went out, and the socket still sends.
+        assert sending.nbytes + sending.waiting == sent
+        assert sending.nbytes == sending.buffer_bytes
+        assert sending.waiting <= 64 * KIB
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.send_eof)
+            assert await receive_all(two) == bytes(sent)
+
+
+async def test_what_was_copied_arrives_before_the_end() -> None:
+    chunk, count = bytes(range(250)), 400
+    async with pair() as (one, two):
+        got = bytearray()
+
+        async def receive() -> None:
+            await trio.sleep(0.05)
+            got.extend(await receive_all(two))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for _ in range(count):
+                await one.send_all(chunk)
+            await one.aclose()
+        assert got == chunk * count
+
+
+async def test_a_queue_of_small_sends_and_large_ones_keeps_their_order() -> None:
+    sizes = [1, 300, 100_000, 8192, 8193, 20, 4096, 70_000, 5] * scaled(20, 4)
+    data = hashlib.sha256(b"queue").digest() * (sum(sizes) // 32 + 1)
+    async with exs.MemoryRegion.allocate(sum(sizes)) as region, pair() as (one, two):
+        region.view[:] = data[: sum(sizes)]
+        got = bytearray()
+
+        async def receive() -> None:
+            got.extend(await receive_all(two))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            async with one.socket.send_queue(depth=32) as queue:
+                at = 0
+                for size in sizes:
+                    await queue.put(region[at : at + size])
+                    at += size
+            await one.send_eof()
+        assert got == data[: sum(sizes)]
 
 
 async def test_a_view_is_the_buffer_and_its_end_frees_it() -> None:

@@ -105,6 +105,30 @@ static size_t allocated(void)
     return m.uordblks + m.hblkhd;
 }
 
+/* Private memory in all, also what is mapped; a ring is a memory file, and not counted. */
+static size_t mapped(void)
+{
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    must(f && fscanf(f, "%*u %*u %*u %*u %*u %lu", &pages) == 1 && fclose(f) == 0);
+    return pages * 4096;
+}
+
+/* One that sends little at a time has a staging ring too, and no more than that. */
+static size_t send_little(struct conn *c)
+{
+    /* A take from each pool, which ends what connections before these have left there. */
+    must(end_send(&c[0].a, data, 1, 0, 5) == 0 && !end_wait(&smc, &c[0].a, 5).error);
+    must(end_send(&c[0].b, data, 1, 0, 6) == 0 && !end_wait(&smc, &c[0].b, 6).error);
+    size_t before = mapped();
+    for (int i = 0; i < COUNTED; i++)
+        for (int k = 0; k < 3; k++) {
+            must(end_send(&c[i].a, data, 100, 0, 7) == 0 && !end_wait(&smc, &c[i].a, 7).error);
+            must(end_send(&c[i].b, data, 100, 0, 8) == 0 && !end_wait(&smc, &c[i].b, 8).error);
+        }
+    return (mapped() - before) / (2 * (size_t)COUNTED);
+}
+
 /* Both ends are in this process: a connection is two of what is counted. */
 static void test_memory(uint32_t code)
 {
@@ -118,11 +142,15 @@ static void test_memory(uint32_t code)
        "an idle connection has one ring of %zu KiB", ring >> 10);
     /* The ring is a memory file, of which malloc knows nothing. */
     ok(OWN_ALLOCATOR || ring + each <= 2 * ring + BESIDE, "and takes %zu bytes beside it", each);
+    size_t more = send_little(c);
+    ok(OWN_ALLOCATOR || ring + each + more <= 2 * ring + BESIDE, "and %zu more when it has sent a little", more);
+    must(OWN_ALLOCATOR || more > exsi_min_u64(ring, 65536) / 2); /* it is measured */
     for (int i = 0; i < COUNTED; i++) {
         must(end_close(&c[i].a, true, 1) == 0 && end_close(&c[i].b, true, 2) == 0);
         (void)end_wait(&smc, &c[i].a, 1);
         (void)end_wait(&smc, &c[i].b, 2);
     }
+    smc_until(&smc, smc_info(&smc, 0).connections + smc_info(&smc, 1).connections == 0);
 }
 
 int main(void)
