@@ -121,6 +121,11 @@ static inline uint32_t smcr_staged(const struct smcr_flow *f)
 {
     return (uint32_t)(f->stage.in - f->stage.out);
 }
+/* A WRITE of staged bytes is on the way. */
+static inline bool smcr_stage_is_away(const struct smcr_flow *f)
+{
+    return f->stage.out != f->stage.freed;
+}
 uint32_t smcr_stage_room(const struct smcr_flow *f);
 /* The oldest that is not posted: copy it, if it is small and there is room.  True: nothing of it is left to post. */
 bool smcr_stage_op(struct smcr_flow *f, struct exsi_op *op);

@@ -4,8 +4,8 @@
  *
  * Who may send stands in link->ready and has its turn there: a few WRITEs and one CDC message, then the next.  So
  * connections share the link's send queue, and whatever one has to say while there is no room goes into one message.
- * Of a connection with nothing on the way every byte goes at once; else what is staged waits for the completion, and
- * for company, as long as nothing stands behind it.
+ * What is staged goes at once, unless staged bytes are on the way: then it waits for their completion, and for company,
+ * as long as nothing stands behind it.
  * Invariant: put - freed never exceeds the peer's ring; a completed WRITE is the oldest of link->writes. */
 #include "engine/smcr_flow.h"
 
@@ -50,7 +50,7 @@ bool smcr_is_writable(struct smcr_flow *f)
 /* What is staged waits, for the completion that is on its way. */
 static bool is_held(const struct smcr_flow *f)
 {
-    return smcr_staged(f) && f->in_flight && !f->cdc_due && !smcr_stage_is_due(f) &&
+    return smcr_staged(f) && smcr_stage_is_away(f) && !f->cdc_due && !smcr_stage_is_due(f) &&
            (!f->unposted || smcr_waits_for_stage(f, f->unposted));
 }
 
