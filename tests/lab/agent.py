@@ -17,11 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 PORT = 7
 """Nobody else has it in a guest."""
+BOOT_ID = ("cat", "/proc/sys/kernel/random/boot_id")
 
 
 def serve(address: str) -> None:
@@ -192,6 +194,14 @@ def run(command: Sequence[str], timeout: float = 60.0, **env: str) -> str:
         status, text = remote.wait(timeout)
     assert status == 0, f"{command}: status {status}\n{text}"
     return text
+
+
+def reboot() -> None:
+    """Switch the other guest off, at once, and wait for the next: what a test broke in its kernel is whole again."""
+    before = run(BOOT_ID)
+    with suppress(OSError), Remote(["sh", "-c", "echo b >/proc/sysrq-trigger; sleep 60"]) as last:
+        last.wait(20)
+    assert run(BOOT_ID) != before
 
 
 if __name__ == "__main__":
