@@ -80,7 +80,6 @@ def pytest_command(suite: Suite, report: Path, arguments: Sequence[str]) -> list
     """How pytest is called in the guest."""
     return [
         *("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--timeout=240", "--tb=short", "--color=no"),
-        *("-m", "not stress"),
         f"--junitxml={report}",
         f"--override-ini=junit_suite_name={suite.name}",
         *suite.tests,
