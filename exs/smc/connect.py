@@ -179,11 +179,11 @@ def local_facts(service: Service, tcp: _socket.socket, settings: Settings, peer:
     name = tcp.getsockname()
     key = name[0], settings, peer[: len(SOFT_PREFIX)]
     now = trio.current_time()
-    at, known = service.facts.get(key, (-math.inf, None))
-    if known is None or now - at > FACTS_S:
-        known = facts((name[0], name[1]), settings, service.soft_port, peer)
-        service.facts[key] = now, known
-    return known
+    for old in [k for k, (at, _) in service.facts.items() if now - at > FACTS_S]:
+        del service.facts[old]
+    if key not in service.facts:
+        service.facts[key] = now, facts((name[0], name[1]), settings, service.soft_port, peer)
+    return service.facts[key][1]
 
 
 async def propose(tcp: _socket.socket, settings: Settings) -> SocketStream:

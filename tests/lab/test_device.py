@@ -232,7 +232,7 @@ async def wait(stream):
     try:
         await stream.send_all(b"no more")
         found.append("could send")
-    except trio.BrokenResourceError:
+    except (trio.BrokenResourceError, trio.BusyResourceError):  # broken, or pour is about to find that out
         pass
 
 async def pour(stream):
