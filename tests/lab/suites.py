@@ -47,9 +47,6 @@ SMOKE = _files(("sockets", "streams", "zero_copy"))
 VERBS = SMOKE + _files(
     ["queues", "runs", "faults", "wire", "hostile", "hostile_verbs", "endings", "many", "stream_contract"]
 )
-OVERLOADED = "tests/integration/test_faults.py::test_peer_that_computes_is_not_dead"
-"""Open: on soft-iWARP, on a machine with twice as much to do as it can, some of its runs end with a Terminate for a key
-that is not valid any more, after the first 8 MiB of a receive."""
 FILES = _files(("transfer",))
 REST = ["tests/integration", *(f"--ignore={file}" for file in VERBS + FILES + _files(sorted(ON_SOFT | SMC)))]
 """Twice as long as what a day allows: ``--only rxe-rest``."""
@@ -61,7 +58,7 @@ WITH_KERNEL = ("kernel", "capture", "exs", "programs", "faults")
 
 SUITES = (
     Suite("rxe", "verbs/rxe", VERBS, 320, minutes=30),
-    Suite("siw", "verbs/siw", [*VERBS, f"--deselect={OVERLOADED}"], 310, minutes=30),
+    Suite("siw", "verbs/siw", VERBS, 310, minutes=30),
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
     Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 60, guests=2, minutes=25),

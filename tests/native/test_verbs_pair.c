@@ -300,12 +300,22 @@ static void test_idle(struct pair *p)
     pair_qp(&p->b, p->b.id, DEPTH);
     must(ops->cm_accept(p->b.id, "welcome", 7) == 0);
     must(pair_until(p, p->a.up && p->b.up));
+    /* A probe takes nothing over from the request whose place in the device's queue it gets. */
+    struct mem m = mem_new(p, 4096, EXSI_ACCESS_LOCAL_WRITE);
+    for (int i = 0; i < 8 * DEPTH; i++) {
+        struct exsi_send_wr wr = wr_send(&m, 0, 50, 5);
+        post_recv(&p->b, &m, 100, 100, 1);
+        must(post(&p->a, &wr, 1) == 0 && pair_until(p, p->a.n_send == i + 1 && p->b.n_recv == i + 1));
+    }
+    int told = p->a.n_wc;
     uint64_t until = exsi_now_ns() + 2000000000u;
     while (exsi_now_ns() < until) { /* b's program computes; its device answers */
         if (!side_run(&p->a)) usleep(10000);
     }
-    ok(!p->a.down && p->a.n_wc == 0, "an idle connection lives, and its probes are nobody's completions");
+    ok(!p->a.down && p->a.n_wc == told, "an idle connection lives, and its probes are nobody's completions: %s",
+       p->a.reason);
     end_both(p);
+    mem_free(p, &m);
 }
 
 /* --- raw queue pairs ------------------------------------------------------------------------------------------ */

@@ -181,7 +181,12 @@ int verbs_qp_post_own(struct verbs_qp *qp, const struct ibv_send_wr *wr, enum ve
 /* siw completes a READ behind what was posted after it, so it can have no place among them. */
 static int post_apart(struct verbs_qp *qp, enum ibv_wr_opcode opcode, uint32_t index)
 {
-    struct ibv_send_wr wr = {.wr_id = qp->wr_base | index, .opcode = opcode, .send_flags = IBV_SEND_SIGNALED};
+    struct ibv_sge nothing = {0};
+    struct ibv_send_wr wr = {.wr_id = qp->wr_base | index,
+                             .sg_list = &nothing,
+                             .num_sge = 1,
+                             .opcode = opcode,
+                             .send_flags = IBV_SEND_SIGNALED};
     if (qp->down || !qp->up) return -ENOTCONN;
     hand_over(qp, &wr);
     return 0;
