@@ -178,7 +178,9 @@ int verbs_qp_post_own(struct verbs_qp *qp, const struct ibv_send_wr *wr, enum ve
     return 0;
 }
 
-/* siw completes a READ behind what was posted after it, so it can have no place among them. */
+/* siw completes a READ behind what was posted after it, so it can have no place among them.  An element of no length,
+ * and not no element: siw looks at the first one of a READ anyway, where its library leaves that of an older request.
+ */
 static int post_apart(struct verbs_qp *qp, enum ibv_wr_opcode opcode, uint32_t index)
 {
     struct ibv_sge nothing = {0};
