@@ -87,7 +87,7 @@ void smcr_stage_fini(struct smcr_flow *f)
 
 /* --- in and out ---------------------------------------------------------------------------------------------- */
 
-/* n bytes of the operation from off on go to the position at, where the ring may end before them. */
+/* All bytes of the operation, which may lie in pieces, behind those that are staged; the ring may end among them. */
 static bool copy_in(struct smcr_flow *f, const struct exsi_op *op)
 {
     struct smcr_stage *s = &f->stage;
