@@ -75,6 +75,15 @@ def send(fd, data, mh=U):
 def recv(fd, room, flags=0, mh=U, ah="recv"):
     exs_recv(fd, room, None, flags, mh, ah, q)
 
+def mark():
+    # Whoever has this byte has every advertisement of ours.
+    send(fd, b"m")
+    take().raise_for_errno()
+
+def marked():
+    recv(fd, bytearray(1), MSG_WAITALL)
+    take().raise_for_errno()
+
 def forever():
     while True:
         exs_qdequeue(q, 8, 0.1)

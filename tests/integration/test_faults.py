@@ -65,9 +65,7 @@ def in_a_direct_write(v: Victim, other: Other, fd: int) -> tuple[bytearray, esap
     memory = bytearray(HUGE)
     mh = esapi.exs_mregister(memory, esapi.EXS_ACCESS_WRITE)
     v.recv(fd, memory, "recv", WAITALL, mh)
-    v.drain(0.01)
-    other.hear("connected")
-    other.tell()
+    v.mark(fd)
     v.until(lambda: memory[4096], step=0)
     return memory, mh
 
@@ -80,8 +78,7 @@ def test_sender_killed_in_a_direct_write(stream: Victim, path: str, mode: str) -
     code = f"""
 data = pattern({HUGE})
 mh = exs_mregister(data, EXS_ACCESS_READ)
-say("connected"); wait()
-exs_qdequeue(q, 1, 0.05)
+marked()
 send(fd, data, mh)
 forever()
 """
@@ -119,8 +116,7 @@ def test_receiver_killed_in_a_direct_write(stream: Victim, path: str) -> None:
 memory = bytearray({HUGE})
 mh = exs_mregister(memory, EXS_ACCESS_WRITE)
 recv(fd, memory, MSG_WAITALL, mh)
-exs_qdequeue(q, 1, 0)
-say("posted")
+mark()
 while not memory[4096]:
     exs_qdequeue(q, 1, 0)
 assert not memory[-1]
@@ -128,8 +124,7 @@ say("partly")
 time.sleep(60)
 """
     with dialled_by(stream, code, EXS_PATH=path) as (other, fd):
-        other.hear("posted")
-        stream.drain(0.05)  # its advertisement is here
+        stream.marked(fd)
         stream.send(fd, pattern(HUGE + BIG), "send")  # more than fits, so that it is not over before the kill
         stream.until(other.heard)
         other.hear("partly")
@@ -267,8 +262,7 @@ if {source == "allocated"}:
 else:
     data = pattern({HUGE})
     mh = exs_mregister(data, EXS_ACCESS_READ)
-say("connected"); wait()
-exs_qdequeue(q, 1, 0.05)
+marked()
 send(fd, data, mh)
 event = take()
 say(event.exs_evt_errno)
@@ -295,8 +289,7 @@ def test_stopped_receiver_takes_nothing_after_an_abort(stream: Victim, path: str
 rooms = [bytearray({MIB}) for _ in range(32)]
 for i, r in enumerate(rooms):
     recv(fd, r, MSG_WAITALL, U, i)
-exs_qdequeue(q, 1, 0)
-say("posted")
+mark()
 events = exs_qdequeue(q, 1, 20)
 say("partly")
 while len(events) < len(rooms):
@@ -323,8 +316,7 @@ say("good")
         else:
             memory = bytearray(pattern(MIB))
             mh = esapi.exs_mregister(memory, esapi.EXS_ACCESS_READ)
-        other.hear("posted")
-        stream.drain(0.05)
+        stream.marked(fd)
         for i in range(32):
             stream.send(fd, region if source == "allocated" else memory, f"send {i}", 0, mh)
         stream.until(other.heard)
@@ -414,18 +406,18 @@ say("good")
 def test_mapped_file_truncated_while_it_receives_directly(stream: Victim, path: str, tmp_path: Path) -> None:
     """The device finds no memory: EFAULT here, the end of the connection there."""
     code = f"""
-say("up"); wait()
-exs_qdequeue(q, 1, 0.05)
+marked()
+say("here"); wait()
 send(fd, pattern({BIG}))
 event = take()
 assert event.exs_evt_errno == errno.ECONNRESET, event
 say("good")
 """
     with dialled_by(stream, code, EXS_PATH=path) as (other, fd), shrinking(tmp_path) as (f, mapped):
-        other.hear("up")
         mh = esapi.exs_mregister(mapped, esapi.EXS_ACCESS_WRITE)
         stream.recv(fd, mapped, "recv", WAITALL, mh)
-        stream.drain(0.02)
+        stream.mark(fd)
+        other.hear("here")
         f.truncate(8192)
         other.tell()
         stream.expect("recv", errno.EFAULT)

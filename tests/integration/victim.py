@@ -157,6 +157,16 @@ class Victim:
         esapi.exs_send(fd, buffer, None, flags, mh, cookie, self.queue)  # type: ignore[arg-type]
         self.posted(cookie)
 
+    def mark(self, fd: int) -> None:
+        """Send a byte: whoever has it has every advertisement of ours, since messages keep their order."""
+        self.send(fd, b"m", cookie := f"mark {len(self.posts)}")
+        self.expect(cookie)
+
+    def marked(self, fd: int) -> None:
+        """Receive such a byte."""
+        self.recv(fd, bytearray(1), cookie := f"marked {len(self.posts)}", esapi.MSG_WAITALL)
+        self.expect(cookie)
+
     def close(self, fd: int, *, abort: bool = False) -> ExsEvent:
         """Close and wait for the event."""
         if abort:
