@@ -19,9 +19,27 @@ from exs.streams import SocketListener, SocketStream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from exs._config import Options
+    from exs._config import Options, Settings
 
 __all__ = ["open_listeners", "open_stream", "serve"]
+
+_OF_A_LINK = {"path": ("auto", None), "crc": (False, None)}
+"""What belongs to the link that connections of SMC-R share, and the values that ask nothing of it."""
+
+
+def _smc(options: Options | None) -> Settings | None:
+    """The settings of a stream of SMC-R; None for exs's own protocol.
+
+    Raises:
+        ValueError: An argument asks for what no connection of SMC-R can have for itself.
+    """
+    settings = _config.resolve(options)
+    if settings.protocol != "smc":
+        return None
+    for name, nothing in _OF_A_LINK.items():
+        if (value := getattr(options, name, None)) not in nothing:
+            raise ValueError(f"{name}={value!r} is not for protocol 'smc', whose connections share a link: omit it")
+    return settings
 
 
 async def open_stream(
@@ -45,13 +63,14 @@ async def open_stream(
     Raises:
         OSError: No address answers; the causes are in ``__cause__``.  :class:`exs.NoDeviceError` if no device, or
             not the path that was asked for.
+        ValueError: ``path`` or ``crc`` was asked for with ``protocol="smc"``, whose connections share a link.
 
     *Cancellation:* nothing is left open.
     """
-    if _config.resolve(options).protocol == "smc":
+    if settings := _smc(options):
         from exs.smc.connect import open_smc_stream
 
-        return await open_smc_stream(host, port, _config.resolve(options), happy_eyeballs_delay)
+        return await open_smc_stream(host, port, settings, happy_eyeballs_delay)
     return SocketStream(await dial(host, port, SOCK_STREAM, options, happy_eyeballs_delay))
 
 
@@ -76,11 +95,12 @@ async def open_listeners(
     Raises:
         exs.NoDeviceError: No device, or not the path that was asked for.
         OSError: An address is in use.
+        ValueError: As :func:`open_stream`.
     """
-    if _config.resolve(options).protocol == "smc":
+    if settings := _smc(options):
         from exs.smc.listen import open_smc_listeners
 
-        return [*await open_smc_listeners(host, port, backlog, _config.resolve(options))]
+        return [*await open_smc_listeners(host, port, backlog, settings)]
     return [SocketListener(sock) for sock in await listen(host, port, SOCK_STREAM, backlog, options)]
 
 
@@ -107,6 +127,7 @@ async def serve(
 
     Raises:
         OSError: As :func:`open_listeners`.
+        ValueError: As :func:`open_listeners`.
 
     *Cancellation:* the only way in which it ends; the listeners are closed.
     """

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from exs import Options, _config
+from exs import Options, _config, open_listeners, open_stream
 
 
 def test_what_nobody_says_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +79,26 @@ def test_a_bad_variable_is_an_error_that_names_it(setenv, name: str, value: str)
 def test_a_bad_field_is_an_error_that_names_it(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         Options(**{field: value})
+
+
+@pytest.mark.parametrize("field", [{"path": "tcp"}, {"crc": True}])
+async def test_what_belongs_to_a_link_cannot_be_chosen_for_one_of_its_streams(setenv, field: dict[str, object]) -> None:
+    (name,) = field
+    explicit = Options(protocol="smc", device="soft", smc_option="assume", **field)
+    with pytest.raises(ValueError, match=f"^{name}=.* share a link"):
+        await open_stream("127.0.0.1", 9, options=explicit)
+    with pytest.raises(ValueError, match=f"^{name}="):
+        await open_listeners(0, host="127.0.0.1", options=explicit)
+    setenv(EXS_PROTOCOL="smc")
+    with pytest.raises(ValueError, match=f"^{name}="):
+        await open_listeners(0, host="127.0.0.1", options=Options(device="soft", **field))
+
+
+async def test_a_path_for_the_whole_program_does_not_keep_it_from_smc(setenv) -> None:
+    setenv(EXS_PATH="tcp", EXS_CRC="1")
+    options = Options(protocol="smc", path="auto", crc=False, device="soft", smc_option="assume")
+    for listener in await open_listeners(0, host="127.0.0.1", options=options):
+        await listener.aclose()
 
 
 def test_options_are_values() -> None:
