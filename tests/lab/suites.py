@@ -54,7 +54,7 @@ REST = ["tests/integration", *(f"--ignore={file}" for file in VERBS + FILES + _f
 PAIR = ("pair", "inventory", "memlock", "native", "iwarp", "disasters", "device")
 """In this order: the last ones take links and devices away, and a guest does not always get over that."""
 
-WITH_KERNEL = ("kernel", "capture", "exs", "programs", "faults")
+WITH_KERNEL = ("kernel", "capture", "exs", "programs", "tutorial", "faults")
 
 SUITES = (
     Suite("rxe", "verbs/rxe", VERBS, 320, minutes=30),
@@ -62,7 +62,7 @@ SUITES = (
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
     Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 60, guests=2, minutes=25),
-    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in WITH_KERNEL], 58, guests=2, smc=True, minutes=25),
+    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in WITH_KERNEL], 59, guests=2, smc=True, minutes=25),
 )
 ON_REQUEST = (
     Suite("rxe-rest", "verbs/rxe", REST, 100, minutes=60),

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The two programs of docs/tutorials/smc-r.md, as they stand there, in two guests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import agent
+import kernel_smc
+import pytest
+import smc_peer
+from kernel import ROOT
+
+pytestmark = [
+    pytest.mark.skipif("EXS_LAB_PEER" not in os.environ, reason="needs two guests"),
+    pytest.mark.timeout(200),
+]
+
+PORT = 7000
+LISTEN = 10
+
+
+def programs() -> tuple[str, str]:
+    """The server and the client that the tutorial says to save; with this lab's address and enterprise id."""
+    text = (ROOT / "docs" / "tutorials" / "smc-r.md").read_text()
+    text = text.replace("10.0.0.2", smc_peer.THERE).replace("MY.CLUSTER", kernel_smc.EID)
+    server, client = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return server, client
+
+
+def listens() -> bool:
+    rows = smc_peer.kernel_there()["sockets"]
+    assert isinstance(rows, list)
+    return any(row["local"] == PORT and row["state"] == LISTEN for row in rows)
+
+
+def test_the_tutorial() -> None:
+    smc_peer.set_up()
+    server, client = programs()
+    with agent.Remote([sys.executable, "-c", server]):
+        smc_peer.wait_until(listens, "the server does not listen")
+        with subprocess.Popen([sys.executable, "-c", client], stdout=subprocess.PIPE, text=True) as process:
+            smc_peer.wait_until(lambda: smc_peer.modes_there(PORT) == {"SMC-R"}, "B does not carry it by SMC-R")
+            said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        # Behind the transport stands the reason, and there is nothing to explain.
+        assert [line.rstrip() for line in said.splitlines()] == ["carried by smc-r v2", "came back: hello from exs"]
