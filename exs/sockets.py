@@ -380,6 +380,11 @@ class Socket(SocketHandle):
             raise self._failure(event)
         return pump.scratch_view[: event[1]].tobytes()
 
+    @property
+    def has_kept(self) -> bool:
+        """Whether bytes are here that were received and not handed out: they come before any others."""
+        return bool(self._receiving.kept)
+
     def put_back(self, data: bytes) -> None:
         """Received after all for the next receive."""
         if data:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket as _socket
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import trio
 
 from exs import _native
 from exs._exclusive import Exclusive
-from exs._pump import checkpoint, checkpoint_if_cancelled, protected
+from exs._pump import checkpoint, protected
 from exs.errors import from_errno
 from exs.smc.reading import CROSSING_TIMEOUT, CrossingFilter
 from exs.streams import DEFAULT_RECEIVE_BYTES, SocketStream, checked_size
@@ -73,12 +74,25 @@ class SmcStream(SocketStream):
         await super().send_eof()
         self._shut_tcp()
 
+    @protected
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """As :meth:`exs.SocketStream.receive_some`; of more than 64 KiB there is one copy only."""
+        size = checked_size(max_bytes)
+        if size <= DEFAULT_RECEIVE_BYTES:
+            return await super().receive_some(size)
+        async with self.receive_view(size) as view:
+            return bytes(view)
+
     @asynccontextmanager
     async def receive_view(self, max_bytes: int | None = None) -> AsyncGenerator[memoryview[int]]:
         """As :meth:`exs.SocketStream.receive_view`: a view of the buffer that the peer writes into."""
-        size = checked_size(max_bytes)
+        size = sys.maxsize if max_bytes is None else checked_size(max_bytes)
         with self._receiving:
-            await checkpoint_if_cancelled()
+            await checkpoint()
+            if self.socket.has_kept:  # copies, and older than what lies in the buffer
+                async with self._kept_view(size) as kept:
+                    yield kept
+                return
             while (view := self.socket.lend(size)) is None:
                 await self.socket.wait_ready(_native.POLL_IN)
             if not len(view):
@@ -92,6 +106,15 @@ class SmcStream(SocketStream):
             finally:
                 self._view_is_out = False
                 self.socket.give_back(taken)
+
+    @asynccontextmanager
+    async def _kept_view(self, size: int) -> AsyncGenerator[memoryview[int]]:
+        data = self.socket.take_now(size) or b""
+        try:
+            yield memoryview(data)
+        except BaseException:
+            self.socket.put_back(data)
+            raise
 
     @protected
     async def aclose(self) -> None:

@@ -18,6 +18,7 @@ from smc_sides import EID, SMC, pair, receive_all
 
 import exs
 import exs.smc
+from exs import _native
 from exs.smc import clc, option
 
 KIB, MIB = 1024, 1024 * 1024
@@ -191,6 +192,66 @@ async def test_a_view_is_the_buffer_and_its_end_frees_it() -> None:
         await one.send_eof()
         async with two.receive_view() as view:
             assert len(view) == 0
+
+
+async def lies_there(stream: exs.SocketStream) -> int:
+    """The bytes of one view; none is taken."""
+    with pytest.raises(KeyError):
+        async with stream.receive_view() as view:
+            length = len(view)
+            raise KeyError
+    return length
+
+
+async def test_a_view_is_all_that_lies_there() -> None:
+    async with pair() as (one, two):
+        await one.send_all(bytes(300_000))
+        with trio.fail_after(10):
+            while await lies_there(two) < 300_000:
+                pass
+        async with two.receive_view(200_000) as view:
+            assert len(view) == 200_000
+        assert len(await two.receive_some(99_999)) == 99_999  # more than is copied through a buffer between
+        assert await two.receive_some(1 << 40) == b"\0"
+
+
+async def test_a_view_comes_behind_what_a_queue_did_not_hand_out() -> None:
+    async with pair() as (one, two):
+        with exs.BufferPool(10, 5) as pool:
+            async with two.socket.receive_queue(pool, depth=5) as queue:
+                await one.send_all(bytes(range(50)))
+                assert bytes((await anext(queue)).view) == bytes(range(10))
+                await trio.sleep(0.05)  # more slabs are filled; if none were, the bytes come by the buffer
+        await one.send_all(bytes(range(50, 60)))
+        await one.send_eof()
+        with pytest.raises(KeyError):
+            async with two.receive_view() as view:
+                raise KeyError
+        got = b""
+        while True:
+            async with two.receive_view() as view:
+                if not len(view):
+                    break
+                got += view
+        assert got == bytes(range(10, 60))
+
+
+async def test_a_view_and_a_long_receive_are_checkpoints() -> None:
+    async with pair() as (one, two):
+        for _ in range(2):
+            await one.send_all(bytes(20))
+            await two.socket.wait_ready(_native.POLL_IN)
+            with trio.testing.assert_checkpoints():
+                assert await two.receive_some(1 << 20)
+            await one.send_all(bytes(20))
+            await two.socket.wait_ready(_native.POLL_IN)
+            with trio.testing.assert_checkpoints():
+                async with two.receive_view() as view:
+                    assert len(view) == 20
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await two.receive_some(1 << 20)
+        assert scope.cancelled_caught
 
 
 async def test_many_connections_share_a_link_group() -> None:
