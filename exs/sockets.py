@@ -385,6 +385,10 @@ class Socket(SocketHandle):
         """Whether bytes are here that were received and not handed out: they come before any others."""
         return bool(self._receiving.kept)
 
+    def count_copied(self, nbytes: int) -> None:
+        """Bytes of a loan were copied, on our side of the core."""
+        self._receiving.copied(nbytes)
+
     def put_back(self, data: bytes) -> None:
         """Received after all for the next receive."""
         if data:

@@ -81,6 +81,7 @@ class SmcStream(SocketStream):
         if size <= DEFAULT_RECEIVE_BYTES:
             return await super().receive_some(size)
         async with self.receive_view(size) as view:
+            self.socket.count_copied(len(view))
             return bytes(view)
 
     @asynccontextmanager

@@ -211,7 +211,9 @@ async def test_a_view_is_all_that_lies_there() -> None:
                 pass
         async with two.receive_view(200_000) as view:
             assert len(view) == 200_000
+        assert two.socket.statistics().bytes_copied == 0
         assert len(await two.receive_some(99_999)) == 99_999  # more than is copied through a buffer between
+        assert two.socket.statistics().bytes_copied == 99_999
         assert await two.receive_some(1 << 40) == b"\0"
 
 
