@@ -47,6 +47,19 @@ def _processes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _thaw() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _freeze(_thaw: None) -> None:
+    """Each look for leaks collects garbage: that of its test, without a walk through all that pytest has made."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def setenv(monkeypatch: pytest.MonkeyPatch) -> Setenv:
     """Set EXS_ variables for this test: ``setenv(EXS_PATH="tcp")``."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 from socket import SOCK_SEQPACKET, SOCK_STREAM
 from typing import TYPE_CHECKING
@@ -108,10 +107,7 @@ def _warm() -> Iterator[None]:
     if ground.VERBS:
         verbslink.Service.get()
     option.available()
-    gc.collect()
-    gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest
     yield
-    gc.unfreeze()
     verbslink.Service.stop()
 
 
@@ -128,15 +124,11 @@ def _no_descriptor_left(_warm: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _warm_esapi() -> Iterator[None]:
+def _warm_esapi() -> None:
     """What ES-API makes once in a process and keeps is there before anybody counts."""
     v = Victim()
     v.healthy()
     v.abandon()
-    gc.collect()
-    gc.freeze()  # each look for leaks collects garbage, and need not walk through all of pytest
-    yield
-    gc.unfreeze()
 
 
 def _attacked(kind: int, session: pytest.Session) -> Iterator[Victim]:
