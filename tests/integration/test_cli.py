@@ -16,7 +16,7 @@ from ground import HOST, patient, shown
 
 from exs.cli import main
 from exs.cli.bench import driver
-from exs.cli.bench.driver import Measurement, PairSpec, open_pairs
+from exs.cli.bench.driver import Measurement, PairError, PairSpec, open_pairs
 from exs.cli.common import Address, parse_address, size, table
 
 pytestmark = pytest.mark.timeout(patient(90))
@@ -172,6 +172,21 @@ def test_round_trips_of_a_stream_cross_the_end_of_its_ring(monkeypatch):
             assert missing == {}
             # 1.2 MB through a ring of 1 MiB, which is no multiple of 3,000.
             assert pairs[0].run(Measurement("roundtrip", 3000, 1), 400).p50 > 0
+
+
+def test_a_pair_that_breaks_down_says_what_both_said():
+    script = """
+        [ "$0" = connect ] || echo '{"address": 0}'
+        echo '{}'
+        read -r command
+        [ "$0" = listen ] || { echo "the cause" >&2; exit 1; }
+        echo '{"ready": true}'
+        read -r never
+    """
+    with open_pairs([PairSpec("broken", command=("sh", "-c", script))]) as (pairs, _):
+        with pytest.raises(PairError) as told:
+            pairs[0].run(Measurement("roundtrip", 64, 1), 10)
+    assert str(told.value) == "roundtrip of 64 bytes: the cause (listener: still runs; connector: the cause)"
 
 
 # --- examples -----------------------------------------------------------------------------------------------

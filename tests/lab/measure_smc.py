@@ -58,6 +58,13 @@ class RemoteSide(Side):
             raise PairError(f"no answer of the second guest: {error}") from error
         raise PairError(said[-1] if said else f"ended with status {self._remote.status}")
 
+    def last_words(self) -> str:
+        """What it says last, if it ends soon."""
+        try:
+            return f"still runs: {self.read(2.0)}"
+        except PairError as words:
+            return str(words)
+
     def write(self, line: str) -> None:
         """Gives it a command."""
         self._remote.write(line + "\n")

@@ -103,6 +103,7 @@ class Side:
         assert self._process.stdout is not None
         self._out: IO[bytes] = self._process.stdout
         self._buffer = b""
+        self._words = ""
 
     def read(self, seconds: float) -> Config:
         """The next JSON line.
@@ -119,19 +120,23 @@ class Side:
                     raise PairError(f"no answer within {seconds:.0f} s")
                 data = os.read(self._out.fileno(), 65536)
                 if not data:
-                    raise PairError(self._last_words())
+                    raise PairError(self.last_words())
                 self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         found: Config = json.loads(line)
         return found
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last line of its standard error; if it does not end soon, that it runs."""
         assert self._process.stderr is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
         os.set_blocking(self._process.stderr.fileno(), False)
         text = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
-        return text.splitlines()[-1] if text else f"ended with code {self._process.poll()}"
+        if text:
+            self._words = text.splitlines()[-1]
+        code = self._process.poll()
+        return self._words or ("still runs" if code is None else f"ended with code {code}")
 
     def write(self, line: str) -> None:
         """Gives it a command.
@@ -144,7 +149,7 @@ class Side:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise PairError(self._last_words()) from None
+            raise PairError(self.last_words()) from None
 
     def close(self) -> None:
         """Asks it to end."""
@@ -197,7 +202,18 @@ class Pair:
         self._counts: dict[Measurement, int] = {}
 
     def run(self, what: Measurement, count: int) -> Figures:
-        """Runs one measurement with a fixed count."""
+        """Runs one measurement with a fixed count.
+
+        Raises:
+            PairError: It broke down; the text has the last words of both, since one only sees what the other did.
+        """
+        try:
+            return self._run(what, count)
+        except PairError as error:
+            sides = f"listener: {self._listener.last_words()}; connector: {self._connector.last_words()}"
+            raise PairError(f"{what.operation} of {what.size} bytes: {error} ({sides})") from None
+
+    def _run(self, what: Measurement, count: int) -> Figures:
         command = f"{what.operation} {what.size} {count} {what.depth}"
         self._listener.write(command)
         self._listener.read(OPERATION_SECONDS)
