@@ -21,7 +21,7 @@ import trio
 
 from exs import _native
 from exs._exclusive import Exclusive
-from exs._pump import checkpoint, protected
+from exs._pump import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, protected
 from exs.errors import from_errno
 from exs.smc.reading import CROSSING_TIMEOUT, CrossingFilter
 from exs.streams import DEFAULT_RECEIVE_BYTES, SocketStream, checked_size
@@ -89,29 +89,32 @@ class SmcStream(SocketStream):
         """As :meth:`exs.SocketStream.receive_view`: a view of the buffer that the peer writes into."""
         size = sys.maxsize if max_bytes is None else checked_size(max_bytes)
         with self._receiving:
-            await checkpoint()
+            await checkpoint_if_cancelled()
             if self.socket.has_kept:  # copies, and older than what lies in the buffer
                 async with self._kept_view(size) as kept:
                     yield kept
                 return
-            while (view := self.socket.lend(size)) is None:
+            at_once = (view := self.socket.lend(size)) is not None
+            while view is None:
                 await self.socket.wait_ready(_native.POLL_IN)
-            if not len(view):
-                yield view
-                return
-            self._view_is_out = True
+                view = self.socket.lend(size)
+            self._view_is_out = len(view) > 0  # there is no loan at the end of the stream
             taken = 0
             try:
+                if at_once:
+                    await cancel_shielded_checkpoint()
                 yield view
                 taken = len(view)
             finally:
-                self._view_is_out = False
-                self.socket.give_back(taken)
+                if self._view_is_out:
+                    self._view_is_out = False
+                    self.socket.give_back(taken)
 
     @asynccontextmanager
     async def _kept_view(self, size: int) -> AsyncGenerator[memoryview[int]]:
         data = self.socket.take_now(size) or b""
         try:
+            await cancel_shielded_checkpoint()
             yield memoryview(data)
         except BaseException:
             self.socket.put_back(data)
