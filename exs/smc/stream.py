@@ -88,12 +88,12 @@ class SmcStream(SocketStream):
     async def receive_view(self, max_bytes: int | None = None) -> AsyncGenerator[memoryview[int]]:
         """As :meth:`exs.SocketStream.receive_view`: a view of the buffer that the peer writes into."""
         size = sys.maxsize if max_bytes is None else checked_size(max_bytes)
+        if self.socket.has_kept:  # copies, and older than what lies in the buffer
+            async with super().receive_view(min(size, DEFAULT_RECEIVE_BYTES)) as kept:
+                yield kept
+            return
         with self._receiving:
             await checkpoint_if_cancelled()
-            if self.socket.has_kept:  # copies, and older than what lies in the buffer
-                async with self._kept_view(size) as kept:
-                    yield kept
-                return
             at_once = (view := self.socket.lend(size)) is not None
             while view is None:
                 await self.socket.wait_ready(_native.POLL_IN)
@@ -109,16 +109,6 @@ class SmcStream(SocketStream):
                 if self._view_is_out:
                     self._view_is_out = False
                     self.socket.give_back(taken)
-
-    @asynccontextmanager
-    async def _kept_view(self, size: int) -> AsyncGenerator[memoryview[int]]:
-        data = self.socket.take_now(size) or b""
-        try:
-            await cancel_shielded_checkpoint()
-            yield memoryview(data)
-        except BaseException:
-            self.socket.put_back(data)
-            raise
 
     @protected
     async def aclose(self) -> None:
