@@ -26,6 +26,8 @@ import exs
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
 OPTIONS = exs.Options(protocol="smc", device="verbs", smc_eid=(kernel_smc.EID,))
+LISTEN = 10
+"""The state of a socket that listens, as the kernel's diagnostics number them."""
 in_thread = trio.to_thread.run_sync
 PRELOAD = str(ROOT / "build" / "native-lab" / "tests" / "native" / "af_smc.so")
 PROGRAM = [sys.executable, str(Path(kernel_smc.__file__).resolve())]
@@ -103,7 +105,7 @@ def modes_there(port: int) -> set[str]:
     """How the second kernel carries what it has to do with a port."""
     rows = kernel_there()["sockets"]
     assert isinstance(rows, list)
-    return {row["mode"] for row in rows if port in (row["local"], row["remote"]) and row["state"] != 10}
+    return {row["mode"] for row in rows if port in (row["local"], row["remote"]) and row["state"] != LISTEN}
 
 
 @asynccontextmanager

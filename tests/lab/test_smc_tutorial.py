@@ -20,7 +20,6 @@ pytestmark = [
 ]
 
 PORT = 7000
-LISTEN = 10
 
 
 def programs() -> tuple[str, str]:
@@ -34,7 +33,7 @@ def programs() -> tuple[str, str]:
 def listens() -> bool:
     rows = smc_peer.kernel_there()["sockets"]
     assert isinstance(rows, list)
-    return any(row["local"] == PORT and row["state"] == LISTEN for row in rows)
+    return any(row["local"] == PORT and row["state"] == smc_peer.LISTEN for row in rows)
 
 
 def test_the_tutorial() -> None:
