@@ -3,8 +3,8 @@
 
 Owns the actions (each is one native call, one message on TCP, or the end of a handshake) and the events that
 a handshake is fed.  Knows neither sockets nor clocks.  Invariant: actions are performed in the order of their list,
-and the first one that fails ends the list; the machine that gave it is told by :class:`ActionFailed`.  Only the
-releases (:data:`RELEASES`) cannot fail: what is gone already is released.
+and behind the first one that fails only the releases (:data:`RELEASES`), which cannot fail: what is gone already is
+released.  The machine that gave the list is told by :class:`ActionFailed`.
 """
 
 from __future__ import annotations

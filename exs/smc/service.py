@@ -4,8 +4,9 @@
 Owns the performing of what the machines ask for: each action is one call into the core or one message.  Knows no rule
 of the protocol.
 
-Invariants: actions are performed in the order in which they were asked for; a link is listened to from its making
-to its closing; a peer id belongs to one table of link groups, hence to one run.
+Invariants: actions are performed in the order in which they were asked for, and what they release is released
+whatever failed before it; a link is listened to from its making to its closing; a peer id belongs to one table of
+link groups, hence to one run.
 """
 
 from __future__ import annotations
@@ -148,23 +149,29 @@ class Service:
             actions: In order.
             call: The handshake that asked; ``None``: a link group did.
         """
-        pending = deque(actions)
-        while pending:
-            action = pending.popleft()
+        failed: tuple[a.Action, OSError] | None = None
+        for action in actions:
+            release = isinstance(action, a.RELEASES)
+            if failed is not None and not release:
+                continue
             try:
                 self._do(action, call)
             except OSError as error:
-                if isinstance(action, a.RELEASES):
+                if release:
                     log.debug("smc: %s was gone: %s", type(action).__name__, error)
-                    continue
-                number = error.errno or 0
-                if call is not None:
-                    call.feed(a.ActionFailed(action, number))
-                elif isinstance(action, a.SendLlc):
-                    self.perform(self.groups.link_down(action.link, now=trio.current_time()))
-                break
+                else:
+                    failed = action, error
+        if failed is not None:
+            self._tell_failed(*failed, call)
         if call is None or any(isinstance(action, _MOVES) for action in actions):
             self._changed.set()
+
+    def _tell_failed(self, action: a.Action, error: OSError, call: Call | None) -> None:
+        """An action failed, and those behind it were not tried."""
+        if call is not None:
+            call.feed(a.ActionFailed(action, error.errno or 0))
+        elif isinstance(action, a.SendLlc):
+            self.perform(self.groups.link_down(action.link, now=trio.current_time()))
 
     def _do(self, action: a.Action, call: Call | None) -> None:
         match action:
@@ -182,8 +189,8 @@ class Service:
                 smc.link_active(link, version, interval_ms, timeout_ms)
                 log.info("smc: link %#x is active, version %d", link, version)
             case a.CloseLink(link):
-                self._links.pop(link, None)
-                smc.link_close(link)
+                if (made := self._links.pop(link, None)) is not None:
+                    made.close()
             case a.CloseRmb(rmb):
                 smc.rmb_close(*self._rmbs.pop(rmb))
             case a.DropConnection(token):
@@ -281,6 +288,8 @@ class Link(Waiting):
         self.handle = handle
         self._service = service
         self._cookie = ops.add(self)
+        self._asked = False  # an event is to come
+        self._closed = False
         service.pump.sockets[-handle] = self  # beside the sockets, whose handles are positive
 
     def listen(self) -> None:
@@ -290,15 +299,29 @@ class Link(Waiting):
         code = pump.caller.link_wait(self.handle, self._cookie, pump.eq)
         if code == 0:
             pump.in_flight += 1
+            self._asked = True
         elif code == 1:
             self._service.wake(self)
 
     def finish(self, event: RawEvent) -> None:
         """The pump has the event."""
-        if event[3]:
-            ops.remove(self._cookie)  # it was closed
+        del event  # whether there is a notice or none will come, the core is asked anyway
+        self._asked = False
+        if self._closed:
+            ops.remove(self._cookie)
         else:
             self._service.wake(self)
+
+    def close(self) -> None:
+        """End it; it is kept until the event that was asked for is there.
+
+        Raises:
+            OSError: The core has none of that handle.
+        """
+        self._closed = True
+        if not self._asked:
+            ops.remove(self._cookie)
+        smc.link_close(self.handle)
 
     def abandon(self) -> bool:
         """The run ends."""

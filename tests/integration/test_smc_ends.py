@@ -10,8 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,11 @@ from ground import patient
 from smc_sides import EID, SMC, pair, receive_all
 
 import exs
+import exs.smc
+from exs._native import ops
 from exs.smc import link_group
 from exs.smc import stream as smc_stream
+from exs.smc.service import Link
 from exs.smc.stream import SmcStream
 
 PARTNER = Path(__file__).with_name("smc_partner.py")
@@ -104,23 +109,29 @@ async def test_tcp_that_ends_without_a_word_on_the_link_is_an_abort_after_a_whil
 # --- processes
 
 
-@asynccontextmanager
-async def partner(end: str, options: exs.Options = SMC) -> AsyncGenerator[tuple[trio.Process, exs.SocketStream]]:
-    """A process that ends so once it has got a byte, and our end of the connection to it."""
-    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
-    command = [sys.executable, "-W", "ignore", str(PARTNER), end, str(listener.address[1])]
+@contextmanager
+def partner_process(end: str, port: int) -> Generator[subprocess.Popen[bytes]]:
+    """A process that connects, and ends so once it has got a byte."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = await trio.lowlevel.open_process(command, stderr=subprocess.DEVNULL, env=environment)
-    try:
+    command = [sys.executable, "-W", "ignore", str(PARTNER), end, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def partner(
+    end: str, options: exs.Options = SMC
+) -> AsyncGenerator[tuple[subprocess.Popen[bytes], exs.SocketStream]]:
+    """Such a process, and our end of the connection to it."""
+    (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+    with partner_process(end, listener.address[1]) as process:
         async with listener, await listener.accept() as stream:
             assert stream.transport == "smc-r v2"
             assert await stream.receive_some() == b"there"
             yield process, stream
-    finally:
-        if process.returncode is None:
-            process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
 
 
 @pytest.mark.smcr(92)
@@ -130,6 +141,43 @@ async def test_the_peer_of_a_process_that_is_killed_sees_an_error() -> None:
         assert await reset(stream) == errno.ECONNABORTED
         with pytest.raises(trio.BrokenResourceError):
             await stream.send_all(b"anybody?")
+
+
+def kept_links() -> int:
+    """Links that something keeps alive."""
+    return sum(isinstance(owner, Link) for owner in ops.owners())
+
+
+async def test_a_link_that_was_lost_is_forgotten_in_the_end() -> None:
+    before = kept_links()
+    async with partner("never") as (process, stream):
+        assert kept_links() == before + 1
+        process.send_signal(signal.SIGKILL)
+        await reset(stream)
+    with trio.fail_after(patient(20)):
+        while kept_links() > before:
+            await trio.sleep(0.01)
+
+
+def test_a_run_that_ends_before_it_hears_of_a_lost_link_leaves_nothing() -> None:
+    """Its last message cannot be sent any more: what stands behind that in the list of actions is done all the same."""
+
+    options = replace(SMC, progress="thread")  # its links outlive the run, if nobody closes them
+
+    async def main() -> None:
+        (listener,) = await exs.open_listeners(0, host="127.0.0.1", options=options)
+        with partner_process("never", listener.address[1]) as process:
+            async with listener, await listener.accept() as stream:
+                assert await stream.receive_some() == b"there"
+                await trio.aclose_forcefully(stream)
+            process.kill()
+            deadline = time.monotonic() + patient(20)
+            while exs.smc.status().groups[0].link.state == "up":  # without a pass of trio's loop from here on
+                assert time.monotonic() < deadline
+
+    before = kept_links()
+    trio.run(main)
+    assert kept_links() == before
 
 
 @pytest.mark.smcr(92)
@@ -153,5 +201,7 @@ async def test_a_process_that_ends_with_its_stream_open_says_abort(end: str, pro
         else:
             await stream.send_all(b"!")
         assert await reset(stream) == errno.ECONNRESET
-        await process.wait()
-        assert process.returncode == {"return": 0, "raise": 1, "exit": 3, "interrupt": -signal.SIGINT}[end]
+        assert (
+            await trio.to_thread.run_sync(process.wait)
+            == {"return": 0, "raise": 1, "exit": 3, "interrupt": -signal.SIGINT}[end]
+        )
