@@ -210,6 +210,13 @@ static void *use_region(void *arg)
     return NULL;
 }
 
+/* On a busy machine the others might not run at all while a region is open. */
+static void wait_for_use(struct race *r)
+{
+    int before = atomic_load(&r->hits);
+    for (int i = 0; i < 100000 && atomic_load(&r->hits) == before; i++) usleep(100);
+}
+
 static void test_threads_use_while_another_closes(void)
 {
     static uint8_t memory[16];
@@ -222,7 +229,7 @@ static void test_threads_use_while_another_closes(void)
         uint64_t h;
         must(exsi_mr_open(r.ctx, memory, sizeof memory, EXSI_MR_READ | EXSI_MR_SAFE, &h) == 0);
         atomic_store(&r.handle, h);
-        if (i % 100 == 0) usleep(200);
+        if (i % 100 == 0) wait_for_use(&r);
         int rc = i % 2 ? exsi_mr_close_later(r.ctx, h) : exsi_mr_close(r.ctx, h);
         if (rc == -EBUSY) rc = exsi_mr_close_later(r.ctx, h);
         if (rc < 0) atomic_fetch_add(&r.bad, 1);
