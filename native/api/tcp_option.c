@@ -78,16 +78,17 @@ enum { LOAD_FROM_SYN = 1, TCP_SYN = 2, TCP_ACK = 16, OPTION_LEN = 6 };
 enum { OPTION_HEAD = (int)0xd4e206fe, OPTION_TAIL = 0xd9c3 };
 enum { KEY_AT = -8, OPTION_AT = -16, PORT_MARK = (int)(EXSI_SMC_OPTION_PORT >> 32) };
 
+/* On the stack only whole words are written: without CAP_PERFMON, Linux 6.1 lets no half of one be changed. */
 #define REGS(dst, src)         (uint8_t)((src) << 4 | (dst))
 #define MOV(dst, src)          {0xbf, REGS(dst, src), 0, 0}
 #define MOVI(dst, value)       {0xb7, REGS(dst, 0), 0, value}
 #define ADDI(dst, value)       {0x07, REGS(dst, 0), 0, value}
 #define ORI(dst, value)        {0x47, REGS(dst, 0), 0, value}
 #define ANDI(dst, value)       {0x57, REGS(dst, 0), 0, value}
+#define OR(dst, src)           {0x4f, REGS(dst, src), 0, 0}
 #define LOAD32(dst, src, at)   {0x61, REGS(dst, src), at, 0}
 #define STORE32(dst, at, src)  {0x63, REGS(dst, src), at, 0}
 #define STORE64(dst, at, src)  {0x7b, REGS(dst, src), at, 0}
-#define STORE32I(dst, at, imm) {0x62, REGS(dst, 0), at, imm}
 #define CALL(number)           {0x85, 0, 0, number}
 #define EXIT                   {0x95, 0, 0, 0}
 #define JUMP_EQ(dst, imm)      {0x15, REGS(dst, 0), 0, imm}
@@ -96,8 +97,11 @@ enum { KEY_AT = -8, OPTION_AT = -16, PORT_MARK = (int)(EXSI_SMC_OPTION_PORT >> 3
 #define JUMP_SLT(dst, imm)     {0xc5, REGS(dst, 0), 0, imm}
 #define JUMP_SGE(dst, imm)     {0x75, REGS(dst, 0), 0, imm}
 #define LEAVE                  MOVI(0, 1), EXIT
-#define MAP_FD(dst, fd)        {0x18, REGS(dst, 1), 0, fd}, {0, 0, 0, 0}
-#define OPTION_ON_STACK        STORE32I(10, OPTION_AT, OPTION_HEAD), STORE32I(10, OPTION_AT + 4, OPTION_TAIL)
+#define WIDE(dst, src, low)    {0x18, REGS(dst, src), 0, low} /* the first half of it */
+#define WIDE_HIGH(high)        {0, 0, 0, high}
+#define MAP_FD(dst, fd)        WIDE(dst, 1, fd), WIDE_HIGH(0)
+#define MOVI64(dst, low, high) WIDE(dst, 0, low), WIDE_HIGH(high)
+#define OPTION_ON_STACK        MOVI64(2, OPTION_HEAD, OPTION_TAIL), STORE64(10, OPTION_AT, 2)
 #define OPTION_ARGUMENTS       MOV(1, 6), MOV(2, 10), ADDI(2, OPTION_AT), MOVI(3, OPTION_LEN)
 
 enum { MAX_INSNS = 128 };
@@ -137,7 +141,7 @@ static void on(struct code *c, int op, const struct code *block)
 static void find_socket(struct code *c, int map_fd)
 {
     struct code by_port = {.n = 0};
-    ADD(&by_port, LOAD32(2, 6, CTX_LOCAL_PORT), STORE32(10, KEY_AT, 2), STORE32I(10, KEY_AT + 4, PORT_MARK));
+    ADD(&by_port, LOAD32(2, 6, CTX_LOCAL_PORT), MOVI64(3, 0, PORT_MARK), OR(3, 2), STORE64(10, KEY_AT, 3));
     ADD(c, MOV(6, 1), LOAD32(7, 6, CTX_OP));
     ADD(c, MOV(1, 6), CALL(CALL_COOKIE), STORE64(10, KEY_AT, 0), LOAD32(2, 6, CTX_FULL_SOCKET));
     skip(c, (struct insn)JUMP_NE(2, 0), &by_port);
@@ -223,7 +227,7 @@ static void assemble(struct code *c, int map_fd)
 
 static int fail(char *why, int rc, const char *what)
 {
-    const char *hint = rc == -EPERM || rc == -EACCES ? ": needs CAP_BPF and CAP_NET_ADMIN" : "";
+    const char *hint = rc == -EPERM ? ": needs CAP_BPF and CAP_NET_ADMIN" : "";
     snprintf(why, EXSI_REASON_MAX, "%s: %s%s", what, strerror(-rc), hint);
     return rc;
 }
@@ -276,7 +280,9 @@ int exsi_smc_option_attach(const char *folder, int *map_fd, int *link_fd, char *
     }
     rc = program = load_program(map);
     if (rc < 0) {
-        fail(why, rc, "a BPF program for TCP options");
+        /* The verifier's word is EACCES; for a want of capabilities it is EPERM. */
+        fail(why, rc,
+             rc == -EACCES ? "this kernel takes no such BPF program for TCP options" : "a BPF program for TCP options");
         goto close_map;
     }
     rc = *link_fd = create_link(program, group);

@@ -263,3 +263,11 @@ def test_it_is_attached_once() -> None:
         with socket.socket() as client:
             option.mark(client)
     assert attached() == before
+
+
+def test_the_two_capabilities_that_are_documented_are_enough() -> None:
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("needs root (and setpriv) to have more than these two")
+    command = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", sys.executable, "-c", OTHER, "alone"]
+    done = subprocess.run(command, input="!", capture_output=True, text=True, check=False, timeout=patient(20))
+    assert (done.returncode, done.stderr) == (0, "")
