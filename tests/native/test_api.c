@@ -322,11 +322,11 @@ static void test_refusals(const struct mode *m)
     ev = pair_wait(&p, &p.client, 2);
     ok(ev.error == ECONNREFUSED, "%s: nobody listens (%d)", m->name, ev.error);
     exsi_options bad = p.opt;
-    strcpy(bad.device, "verbs");
+    strcpy(bad.device, "ghost");
     must(exsi_socket_new(p.client.ctx, p.client.group, AF_INET, m->type, &bad, &sock) == 0);
     int rc = exsi_connect(p.client.ctx, sock, &p.addr, sizeof p.addr, 3, p.client.eq, NULL);
     must(exsi_socket_query(p.client.ctx, sock, &info) == 0);
-    ok(rc == -EOPNOTSUPP && info.reason[0], "%s: an absent device: %s", m->name, info.reason);
+    ok(rc == -EOPNOTSUPP && info.reason[0], "%s: an absent device (%d): %s", m->name, rc, info.reason);
     pair_close(&p);
 }
 
@@ -448,6 +448,14 @@ static void run(const struct mode *m)
     ok(count_fds() == before, "%s: no descriptor is left (%d, %d)", m->name, before, count_fds());
 }
 
+/* What a library of an RDMA device, if there is one, opens once and keeps is no leak of a test. */
+static void warm_up(const struct mode *automatic)
+{
+    struct pair p;
+    pair_open(&p, automatic);
+    pair_close(&p);
+}
+
 int main(int argc, char **argv)
 {
     static const struct mode modes[] = {
@@ -462,7 +470,9 @@ int main(int argc, char **argv)
         {"seqpacket shm thread", SOCK_SEQPACKET, EXSI_PATH_SHM, true, false},
         {"stream auto thread", SOCK_STREAM, EXSI_PATH_AUTO, true, false},
     };
-    for (unsigned i = 0; i < sizeof modes / sizeof modes[0]; i++)
+    enum { MODES = sizeof modes / sizeof modes[0] };
+    warm_up(&modes[MODES - 1]);
+    for (unsigned i = 0; i < MODES; i++)
         if (argc < 2 || strstr(modes[i].name, argv[1])) run(&modes[i]);
     return tap_done();
 }
