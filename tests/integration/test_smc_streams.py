@@ -13,13 +13,14 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from ground import scaled
+from ground import patient, scaled
 from smc_sides import EID, SMC, pair, receive_all
 
 import exs
 import exs.smc
 from exs import _native
 from exs.smc import clc, option
+from exs.smc.status import Connection
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -115,14 +116,26 @@ async def test_a_small_send_is_copied_and_its_buffer_free_at_once() -> None:
 
 async def test_what_was_copied_is_bounded_when_nobody_reads() -> None:
     chunk, sent = bytes(1000), 0
+
+    def blocked() -> list[Connection]:
+        connections = (c for g in exs.smc.status().groups for c in g.connections)
+        return [c for c in connections if c.sending.waiting and c.sending.writer_blocked]
+
+    async def send(stream: exs.SocketStream) -> None:
+        nonlocal sent
+        while True:
+            await stream.send_all(chunk)
+            sent += len(chunk)
+
     async with pair() as (one, two):
-        with trio.move_on_after(0.5):
-            while True:
-                await one.send_all(chunk)
-                sent += len(chunk)
-        (connection,) = [
-            c for g in exs.smc.status().groups for c in g.connections if c.sending.waiting and c.sending.writer_blocked
-        ]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, one)
+            seen = -1
+            while not blocked() or sent != seen:
+                seen = sent
+                await trio.sleep(patient(0.1))
+            nursery.cancel_scope.cancel()
+        (connection,) = blocked()
         sending = connection.sending
         # Nothing of the cancelled one went out, and the socket still sends.
         assert sending.nbytes + sending.waiting == sent
