@@ -8,6 +8,7 @@ peer ...`` is a program on AF_SMC for tests to speak with: :func:`peer` says wha
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import socket
@@ -176,7 +177,8 @@ def peer(options: argparse.Namespace) -> None:
     and says length and checksum; ``sink`` receives and says length and checksum; ``drain`` does that too, says when it
     begins, and sends something after the end; ``hold`` sends BYTES, says so, waits for a line and reads once; ``first``
     sends BYTES and closes; ``unread`` waits for a line and closes with whatever was not read; ``urgent`` sends a byte
-    out of band amid others; ``timed`` says how many seconds connecting and closing took.
+    out of band amid others, and ``out-of-band`` receives one; ``late`` sends BYTES, says so, waits for a line, reads
+    once and sends; ``timed`` says how many seconds connecting and closing took.
     """
     with smc_socket() as sock:
         for name, size in ((socket.SO_RCVBUF, options.rcvbuf), (socket.SO_SNDBUF, options.sndbuf)):
@@ -246,6 +248,31 @@ def _urgent(sock: socket.socket, options: argparse.Namespace) -> None:
     sock.recv(1)
 
 
+def _out_of_band(sock: socket.socket, options: argparse.Namespace) -> None:
+    # Sooner than what stands before it: once that is read, Linux would not pass over it any more.
+    deadline = time.monotonic() + 50
+    while True:
+        try:
+            urgent = sock.recv(10, socket.MSG_OOB)
+            break
+        except OSError as error:
+            if error.errno != errno.EINVAL or time.monotonic() > deadline:  # it is not there yet
+                raise
+            time.sleep(0.1)
+    print("urgent", urgent, flush=True)
+    for _ in range(2):
+        print("in band", sock.recv(options.chunk), flush=True)
+
+
+def _late(sock: socket.socket, options: argparse.Namespace) -> None:
+    sock.sendall(pattern(options.bytes, options.seed))
+    print("sent", flush=True)
+    sys.stdin.readline()
+    sock.settimeout(60)
+    print("read", len(sock.recv(options.chunk)), flush=True)
+    sock.sendall(b"is anybody there?")
+
+
 def _timed(sock: socket.socket, options: argparse.Namespace) -> None:
     sock.shutdown(socket.SHUT_WR)
     assert not sock.recv(1)
@@ -277,6 +304,8 @@ ACTIONS = {
     "exchange": _exchange,
     "first": _first,
     "hold": _hold,
+    "late": _late,
+    "out-of-band": _out_of_band,
     "sink": _sink,
     "timed": _timed,
     "unread": _unread,

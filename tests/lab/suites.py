@@ -62,7 +62,7 @@ SUITES = (
     Suite("shm", "soft/shm", SMOKE, 80),
     Suite("tcp", "soft/tcp", SMOKE, 40),
     Suite("pair", "", [f"tests/lab/test_{name}.py" for name in PAIR], 60, guests=2, minutes=25),
-    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in WITH_KERNEL], 59, guests=2, smc=True, minutes=25),
+    Suite("smc", "", [f"tests/lab/test_smc_{n}.py" for n in WITH_KERNEL], 62, guests=2, smc=True, minutes=25),
 )
 ON_REQUEST = (
     Suite("rxe-rest", "verbs/rxe", REST, 120, minutes=30),

@@ -22,8 +22,10 @@ import trio
 from smc_peer import OPTIONS, ROLES, Role, client_of, in_thread
 
 import exs
+from exs import _native
 from exs._config import resolve
 from exs._native import smc
+from exs._pump import SENDING
 from exs.smc.service import current_service
 
 pytestmark = [
@@ -186,6 +188,38 @@ async def test_an_urgent_byte_keeps_its_place() -> None:
         assert got == b"before!after"
         await stream.aclose()
         assert (await in_thread(other.wait))[0] == 0
+
+
+async def send_urgent(stream: exs.SocketStream, byte: bytes) -> None:
+    """Send a byte out of band: what the core can, and no call of Python's asks for."""
+    sock = stream.socket
+    span = _native.readable(byte)
+    flags = _native.lib.EXSI_OPF_URGENT
+    event = await sock._pump.operate(sock._caller.send, sock._handle, span, flags, keep=span, direction=SENDING)
+    assert not event[3]
+
+
+@pytest.mark.smcr(83)
+async def test_an_urgent_byte_of_exs_is_out_of_band_in_linux() -> None:
+    async with client_of("out-of-band") as (stream, other):
+        await stream.send_all(b"before")
+        await send_urgent(stream, b"!")
+        await stream.send_all(b"after")
+        assert await in_thread(other.expect, "urgent") == "b'!'"
+        assert await in_thread(other.expect, "in band") == "b'before'"
+        assert await in_thread(other.expect, "in band") == "b'after'"
+
+
+@ROLES
+@pytest.mark.smcr(87)
+async def test_exs_closes_with_unread_data(role: Role) -> None:
+    """Linux takes that for an end when it receives, and refuses to send; after an orderly close it says ECONNRESET."""
+    async with role("late", "--bytes", 5000) as (stream, other):
+        await in_thread(other.expect, "sent")
+        assert len(await stream.receive_some(100)) == 100
+        await stream.aclose()
+        other.write("go on\n")
+        assert (await in_thread(other.wait))[1] == f"read 0\nerror {errno.EPIPE}\n"
 
 
 LEAST_WAIT = 1.8
