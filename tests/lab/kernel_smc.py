@@ -177,8 +177,8 @@ def peer(options: argparse.Namespace) -> None:
     and says length and checksum; ``sink`` receives and says length and checksum; ``drain`` does that too, says when it
     begins, and sends something after the end; ``hold`` sends BYTES, says so, waits for a line and reads once; ``first``
     sends BYTES and closes; ``unread`` waits for a line and closes with whatever was not read; ``urgent`` sends a byte
-    out of band amid others, and ``out-of-band`` receives one; ``late`` sends BYTES, says so, waits for a line, reads
-    once and sends; ``timed`` says how many seconds connecting and closing took.
+    out of band amid others, and ``out-of-band`` receives one; ``late`` does what ``hold`` does, and sends;
+    ``timed`` says how many seconds connecting and closing took.
     """
     with smc_socket() as sock:
         for name, size in ((socket.SO_RCVBUF, options.rcvbuf), (socket.SO_SNDBUF, options.sndbuf)):
@@ -264,15 +264,6 @@ def _out_of_band(sock: socket.socket, options: argparse.Namespace) -> None:
         print("in band", sock.recv(options.chunk), flush=True)
 
 
-def _late(sock: socket.socket, options: argparse.Namespace) -> None:
-    sock.sendall(pattern(options.bytes, options.seed))
-    print("sent", flush=True)
-    sys.stdin.readline()
-    sock.settimeout(60)
-    print("read", len(sock.recv(options.chunk)), flush=True)
-    sock.sendall(b"is anybody there?")
-
-
 def _timed(sock: socket.socket, options: argparse.Namespace) -> None:
     sock.shutdown(socket.SHUT_WR)
     assert not sock.recv(1)
@@ -287,6 +278,11 @@ def _hold(sock: socket.socket, options: argparse.Namespace) -> None:
     sys.stdin.readline()
     sock.settimeout(60)
     print("read", len(sock.recv(options.chunk)), flush=True)
+
+
+def _late(sock: socket.socket, options: argparse.Namespace) -> None:
+    _hold(sock, options)
+    sock.sendall(b"is anybody there?")
 
 
 def _first(sock: socket.socket, options: argparse.Namespace) -> None:
